@@ -1,0 +1,38 @@
+"""Sparse matrices in tile-vector-wise format, for CPUs and NVIDIA GPUs.
+
+Rows are grouped in tiles; every tile keeps columns of its own, and in each group of four kept
+columns a row holds two values. A matrix pruned so multiplies faster than the dense one, and is as
+precise as its values.
+
+>>> import numpy as np, tvwarray
+>>> W = np.random.default_rng(0).standard_normal((256, 512), dtype=np.float32)
+>>> A = tvwarray.sparsify(W, 0.75)
+>>> (A @ np.ones((512, 8), np.float32)).shape
+(256, 8)
+"""
+
+from tvwarray import prune
+from tvwarray._errors import BackendError, FormatError
+from tvwarray._files import load, save
+from tvwarray._install import __version__, warn_of_source_folder
+from tvwarray._matmul import linear, matmul, select_backend
+from tvwarray._matrix import TVWMatrix
+from tvwarray._sparsify import sparsify
+from tvwarray._storage import TVWStorage
+
+__all__ = [
+    "BackendError",
+    "FormatError",
+    "TVWMatrix",
+    "TVWStorage",
+    "__version__",
+    "linear",
+    "load",
+    "matmul",
+    "prune",
+    "save",
+    "select_backend",
+    "sparsify",
+]
+
+warn_of_source_folder()

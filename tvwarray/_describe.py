@@ -1,0 +1,61 @@
+"""What a matrix says of itself: the text and HTML forms of ``repr``."""
+
+from __future__ import annotations
+
+from html import escape
+
+from tvwarray._dtypes import FLOAT32, NARROW_FLOATS
+from tvwarray._plot import tiles_svg
+from tvwarray._storage import TVWStorage
+
+
+def text(storage: TVWStorage, transposed: bool) -> str:
+    """Return the two lines that ``repr`` shows."""
+    name = "TVWMatrix.T" if transposed else "TVWMatrix"
+    return f"<{name} {_shape(storage, transposed)} {storage.dtype.name}: {_tiles(storage)},\n {_size(storage)}>"
+
+
+def html(storage: TVWStorage, transposed: bool) -> str:
+    """Return what a notebook shows: the tiles as a picture, the figures beside it."""
+    name = "TVWMatrix.T (the picture shows what is stored)" if transposed else "TVWMatrix"
+    figures = (
+        f"<b>{name}</b> {_shape(storage, transposed)} {escape(storage.dtype.name)}<br>"
+        f"{_tiles(storage)}<br>{_size(storage)}"
+    )
+    return (
+        '<div style="display:flex;gap:1em;align-items:center">'
+        f"{tiles_svg(storage)}<div>{figures}</div></div>"
+    )
+
+
+def _shape(storage: TVWStorage, transposed: bool) -> str:
+    rows, cols = storage.shape[::-1] if transposed else storage.shape
+    return f"{rows}x{cols}"
+
+
+def _tiles(storage: TVWStorage) -> str:
+    pattern = "2:4" if storage.vector else "all slots"
+    count = storage.num_tiles
+    return f"{count} tile{'s' * (count != 1)} of up to {storage.tile_rows} rows, {pattern}"
+
+
+def _size(storage: TVWStorage) -> str:
+    cells = storage.shape[0] * storage.shape[1]
+    share = f" ({100 * storage.nnz / cells:.3g} %)" if cells else ""
+    line = f"{storage.nnz:,} nonzeros{share}, {_bytes(storage.nbytes)}"
+    if not storage.nnz:
+        return line
+    dense = cells * storage.dtype.itemsize
+    # scipy.sparse has no 16-bit values: such a matrix is float32 in CSR.
+    value = FLOAT32.itemsize if storage.dtype in NARROW_FLOATS else storage.dtype.itemsize
+    csr = storage.nnz * (value + 4) + 4 * (storage.shape[0] + 1)
+    return f"{line}: {storage.nbytes / dense:.2g} of dense, {storage.nbytes / csr:.2g} of CSR"
+
+
+def _bytes(n: int) -> str:
+    size = float(n)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

@@ -1,0 +1,128 @@
+"""Operations that keep the layout: new values in the same places, and arrays in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tvwarray._dtypes import DType, value_dtype
+from tvwarray._errors import FormatError
+from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array, to_host
+from tvwarray._storage import ARRAY_FIELDS, TVWStorage, Vector
+
+
+def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
+    """Return the matrix with `change` applied to its nonzero values.
+
+    Zeros stay zeros, whatever `change` makes of them: a filler or padding slot is no entry, and
+    ``0 * inf`` must not become one.
+    """
+    xp = array_namespace(storage.data)
+    with np.errstate(all="ignore"):
+        changed = change(storage.data)
+    value_dtype(dtype_of(changed), where="the result")
+    data = xp.where(storage.data != 0, changed, xp.zeros_like(changed))
+    return replace(storage, data=data)
+
+
+def astype(storage: TVWStorage, dtype: DType, casting: str = "unsafe") -> TVWStorage:
+    """Return the matrix with its values cast; the same storage where nothing changes.
+
+    Raises
+    ------
+    TypeError
+        If `casting` does not allow the cast.
+    """
+    if storage.dtype == dtype:
+        return storage
+    if casting != "unsafe" and not np.can_cast(storage.dtype, dtype, casting):  # type: ignore[arg-type]
+        raise TypeError(f"cannot cast {storage.dtype} to {dtype} by the rule {casting!r}.")
+    return replace(storage, data=as_dtype(storage.data, dtype))
+
+
+def to_components(storage: TVWStorage) -> dict[str, Any]:
+    """Return the fields of `storage`, the arrays copied."""
+    arrays = {name: getattr(storage, name) for name in ARRAY_FIELDS}
+    return {
+        "shape": storage.shape,
+        "tile_rows": storage.tile_rows,
+        "vector": storage.vector,
+        **{name: None if x is None else _aligned_copy(x) for name, x in arrays.items()},
+    }
+
+
+def from_components(
+    shape: tuple[int, int], tile_rows: int, vector: Vector, arrays: dict[str, Array]
+) -> TVWStorage:
+    """Assemble and check a storage.
+
+    Raises
+    ------
+    FormatError
+        If an array is missing, unknown or no array, or breaks a rule of the format.
+    """
+    unknown = sorted(set(arrays) - set(ARRAY_FIELDS))
+    given = {"meta": None, **arrays}
+    missing = [name for name in ARRAY_FIELDS if name not in given]
+    if unknown or missing:
+        what = f"unknown: {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}"
+        raise FormatError(f"components are {', '.join(ARRAY_FIELDS)}; {what}.")
+    for name, x in given.items():
+        if not (is_array(x) or (name == "meta" and x is None)):
+            raise FormatError(f"{name} is a {type(x).__name__}; it must be an array.")
+    storage = TVWStorage(shape=shape, tile_rows=tile_rows, vector=vector, **given)
+    storage.check()
+    return storage
+
+
+def untransposed(storage: TVWStorage, transposed: bool, what: str) -> TVWStorage:
+    """Return `storage`, or say that `what` needs the matrix as it is stored.
+
+    Raises
+    ------
+    FormatError
+        If the matrix is transposed.
+    """
+    if transposed:
+        raise FormatError(f"{what} takes the matrix as it is stored; call it on A.T.")
+    return storage
+
+
+def deliver(dense: Array, order: str | None, out: Array | None) -> Array:
+    """Return `dense` in the memory order asked for, or written to `out`.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or `out` has another shape or dtype.
+    """
+    if out is None:
+        return dense if order is None else np.asarray(to_host(dense), order=order)  # type: ignore[call-overload]
+    if order is not None:
+        raise ValueError("order cannot be given with out, which has its own.")
+    if tuple(out.shape) != tuple(dense.shape) or out.dtype != dense.dtype:
+        raise ValueError(
+            f"out is {out.dtype} of shape {tuple(out.shape)}; the matrix is {dense.dtype} of shape "
+            f"{tuple(dense.shape)}."
+        )
+    out[...] = dense
+    return out
+
+
+def is_scalar(x: Any) -> bool:
+    """Say whether `x` is a number or an array without axes."""
+    return np.isscalar(x) and not isinstance(x, str | bytes) or getattr(x, "ndim", None) == 0
+
+
+def _aligned_copy(x: Array) -> Array:
+    """Copy `x`; a NumPy array to a 64-byte boundary, from where frameworks take it without a copy."""
+    if not isinstance(x, np.ndarray):
+        return array_namespace(x).asarray(x, copy=True)
+    room = np.empty(x.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + x.nbytes].view(x.dtype)
+    copy[...] = x
+    return copy

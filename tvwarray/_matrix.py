@@ -1,0 +1,413 @@
+"""`TVWMatrix`: the class users hold. Every method delegates; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import scipy.sparse as sp
+
+from tvwarray import _convert, _describe, _elementwise
+from tvwarray._construct import construct
+from tvwarray._dtypes import DType, value_dtype
+from tvwarray._layout import LayoutName
+from tvwarray._matmul import matmul
+from tvwarray._namespace import Array, device_of, from_host, to_host
+from tvwarray._storage import Tile, TVWStorage, Vector
+
+
+class TVWMatrix:
+    """A sparse matrix in tile-vector-wise format, the left operand of products.
+
+    Tiles of up to `tile_rows` rows each keep columns of their own, and in every group of four kept
+    columns a row holds two values (2:4). Any matrix has such a form without loss; one that was
+    pruned for it (`tvwarray.sparsify`) multiplies faster than the dense matrix.
+
+    Parameters
+    ----------
+    arg
+        What ``scipy.sparse.bsr_array`` takes:
+
+        - a dense matrix, of any array library;
+        - a sparse matrix of scipy.sparse or cupyx.scipy.sparse, or a TVWMatrix;
+        - ``(rows, cols)``, an empty matrix;
+        - ``(data, (row, col))``, triples, duplicates add up;
+        - ``(data, indices, indptr)``, BSR (or CSR, with flat `data`).
+    shape : (int, int), optional
+        Needed where `arg` does not tell.
+    dtype : dtype, optional
+        Values are cast to it, as by `astype`.
+    copy : bool
+        A TVWMatrix shares its arrays with the new one unless `copy`; everything else is copied.
+    tile_rows : int
+        The most rows of a tile, 16 to 256.
+    vector : (2, 4) or None
+        Values stored for each group of slots; None stores every kept column (tile-wise sparsity).
+
+    Notes
+    -----
+    Immutable: arrays are read-only, so that a matrix can be packed once for each backend. A zero
+    is no entry, -0.0 included; NaN and infinity are kept bit for bit.
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> A = tvwarray.TVWMatrix(np.diag(np.arange(1.0, 33.0)))
+    >>> A.shape, A.nnz
+    ((32, 32), 32)
+    >>> (A @ np.ones(32))[:3]
+    array([1., 2., 3.])
+    """
+
+    format = "tvw"
+    ndim = 2
+    __array_ufunc__ = None
+    __array_priority__ = 10.1
+
+    def __init__(
+        self,
+        arg: Any,
+        shape: tuple[int, int] | None = None,
+        dtype: Any = None,
+        copy: bool = False,
+        *,
+        tile_rows: int = 128,
+        vector: Vector = (2, 4),
+    ) -> None:
+        if isinstance(arg, TVWMatrix):
+            storage = arg.storage.mapped(_copy_array) if copy else arg.storage
+            self._storage, self._transposed = storage, arg.transposed
+        else:
+            self._storage = construct(arg, shape, dtype, tile_rows, vector)
+            self._transposed = False
+        if dtype is not None:
+            self._storage = _elementwise.astype(self._storage, value_dtype(dtype))
+
+    @classmethod
+    def from_storage(cls, storage: TVWStorage, *, transposed: bool = False) -> TVWMatrix:
+        """Return the matrix of a storage, which is not checked; see `TVWStorage.check`."""
+        made = cls.__new__(cls)
+        made._storage, made._transposed = storage, transposed
+        return made
+
+    @classmethod
+    def from_dense(
+        cls,
+        a: Array,
+        *,
+        mask: Array | None = None,
+        tile_rows: int = 128,
+        vector: Vector = (2, 4),
+        layout: LayoutName = "lossless",
+    ) -> TVWMatrix:
+        """Convert a dense matrix.
+
+        Parameters
+        ----------
+        a : array, shape (rows, cols)
+            Of any array library; the matrix lies where `a` does.
+        mask : bool array, shape (rows, cols), optional
+            Which entries to store; by default those not equal to zero.
+        tile_rows : int
+            The most rows of a tile, 16 to 256.
+        vector : (2, 4) or None
+            Values stored for each group of slots; None stores every kept column.
+        layout : {"lossless", "exact"}
+            "exact" refuses a matrix that is not TVW or 2:4 as it stands.
+
+        Raises
+        ------
+        FormatError
+            If `a` is no matrix of a storable dtype, or ``layout="exact"`` meets a crowded group.
+        """
+        options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
+        return cls.from_storage(_convert.from_dense(a, mask=mask, **options))
+
+    @classmethod
+    def from_scipy(
+        cls,
+        s: Any,
+        *,
+        tile_rows: int = 128,
+        vector: Vector = (2, 4),
+        layout: LayoutName = "lossless",
+    ) -> TVWMatrix:
+        """Convert a sparse matrix or array of scipy.sparse, of any format.
+
+        Duplicates add up, explicit zeros are dropped. `tile_rows`, `vector` and `layout` are those
+        of `from_dense`.
+        """
+        options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
+        return cls.from_storage(_convert.from_sparse(s, **options))
+
+    @classmethod
+    def from_24(cls, values: Array, positions: Array, *, tile_rows: int = 128) -> TVWMatrix:
+        """Take a 2:4-compressed matrix as it is.
+
+        Parameters
+        ----------
+        values : array, shape (rows, cols // 2)
+            Two values for each group of four columns.
+        positions : integer array, shape (rows, cols // 2)
+            Their places 0-3 in the group, ascending and distinct.
+        tile_rows : int
+            The most rows of a tile, 16 to 256.
+        """
+        return cls.from_storage(_convert.from_24(values, positions, tile_rows=tile_rows))
+
+    @classmethod
+    def from_components(
+        cls, *, shape: tuple[int, int], tile_rows: int = 128, vector: Vector = (2, 4), **arrays: Array
+    ) -> TVWMatrix:
+        """Assemble a matrix from the arrays of `to_components`, and check every rule of the format.
+
+        Parameters
+        ----------
+        shape : (int, int)
+        tile_rows : int
+        vector : (2, 4) or None
+        **arrays
+            row_indptr, row_indices, col_indptr, col_indices, data, and meta with 2:4.
+
+        Raises
+        ------
+        FormatError
+            At the first rule that is broken, saying where.
+        """
+        return cls.from_storage(_elementwise.from_components(shape, tile_rows, vector, arrays))
+
+    def to_components(self) -> dict[str, Any]:
+        """Return shape, tile_rows, vector and copies of the arrays, C-contiguous and writable.
+
+        A transposed matrix is stored as the matrix it is the transpose of; see `transposed`.
+        """
+        return _elementwise.to_components(self._storage)
+
+    # What it is
+
+    @property
+    def storage(self) -> TVWStorage:
+        """The arrays of the matrix (of its transpose, where `transposed`)."""
+        return self._storage
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this matrix is the transpose of what its storage holds."""
+        return self._transposed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, cols = self._storage.shape
+        return (cols, rows) if self._transposed else (rows, cols)
+
+    @property
+    def dtype(self) -> DType:
+        """The value dtype."""
+        return self._storage.dtype
+
+    @property
+    def nnz(self) -> int:
+        """How many stored values are not zero."""
+        return self._storage.nnz
+
+    size = nnz
+
+    @property
+    def density(self) -> float:
+        """`nnz` over rows times columns; 0 for a matrix without elements."""
+        return self.nnz / max(1, self.shape[0] * self.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return self._storage.nbytes
+
+    @property
+    def tile_rows(self) -> int:
+        """The most rows a tile may have."""
+        return self._storage.tile_rows
+
+    @property
+    def vector(self) -> Vector:
+        """``(2, 4)``, or None where every kept column is stored."""
+        return self._storage.vector
+
+    @property
+    def tiles(self) -> Sequence[Tile]:
+        """The tiles, as read-only views."""
+        return _Tiles(self._storage)
+
+    @property
+    def device(self) -> Any:
+        """Where the arrays lie."""
+        return device_of(self._storage.data)
+
+    @property
+    def T(self) -> TVWMatrix:
+        """The transpose; shares the storage."""
+        return self.from_storage(self._storage, transposed=not self._transposed)
+
+    mT = T
+
+    def transpose(self, axes: None = None, copy: bool = False) -> TVWMatrix:
+        """Return the transpose; `axes` is there for NumPy and must be None."""
+        if axes is not None:
+            raise ValueError(f"axes is {axes!r}; a matrix has one transpose, pass None.")
+        return self.T.copy() if copy else self.T
+
+    # What it becomes
+
+    def toarray(self, order: Literal["C", "F"] | None = None, out: Array | None = None) -> Array:
+        """Return the dense matrix, in the library and on the device of this one."""
+        dense = _convert.to_dense(self._storage)
+        return _elementwise.deliver(dense.T if self._transposed else dense, order, out)
+
+    todense = toarray
+
+    def tocsr(self, copy: bool = False) -> sp.csr_array[Any, tuple[int, int]]:
+        """Return a canonical ``csr_array`` on the host.
+
+        Stored zeros are left out; 16-bit and 8-bit floats become float32, as scipy.sparse has none.
+        """
+        csr = _convert.to_csr(self._storage)
+        return csr.T.tocsr() if self._transposed else csr
+
+    def tocsc(self, copy: bool = False) -> sp.csc_array:
+        """Return a canonical ``csc_array`` on the host; see `tocsr`."""
+        return self.tocsr().tocsc()
+
+    def tocoo(self, copy: bool = False) -> sp.coo_array[Any, tuple[int, int]]:
+        """Return a canonical ``coo_array`` on the host; see `tocsr`."""
+        return self.tocsr().tocoo()
+
+    def tobsr(self, blocksize: tuple[int, int] | None = None, copy: bool = False) -> sp.bsr_array:
+        """Return a ``bsr_array`` on the host; scipy estimates the block size if none is given."""
+        return self.tocsr().tobsr(blocksize=blocksize)
+
+    def to_24(self) -> tuple[Array, Array]:
+        """Return the values and positions of a matrix that is 2:4; the inverse of `from_24`.
+
+        Raises
+        ------
+        FormatError
+            If a group of four columns holds more than two values, or the matrix is transposed.
+        """
+        return _convert.to_24(_elementwise.untransposed(self._storage, self._transposed, "to_24"))
+
+    def asformat(self, format: str | None, copy: bool = False) -> Any:
+        """Return the matrix in the format of this name: tvw, csr, csc, coo, bsr, dok, lil or dia."""
+        if format in (None, "tvw"):
+            return self.copy() if copy else self
+        return self.tocsr().asformat(format)
+
+    def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> TVWMatrix:
+        """Cast the values; the layout is shared. `casting` is that of ``numpy.can_cast``."""
+        storage = _elementwise.astype(self._storage, value_dtype(dtype), casting)
+        if copy and storage is self._storage:
+            return self.copy()
+        return self.from_storage(storage, transposed=self._transposed)
+
+    def copy(self) -> TVWMatrix:
+        """Return a matrix with arrays of its own."""
+        return TVWMatrix(self, copy=True)
+
+    def to_device(self, device: Any) -> TVWMatrix:
+        """Return the matrix on ``"cpu"``, or in the library and on the device of an array `device`."""
+        if isinstance(device, str) and device == "cpu":
+            storage = self._storage.mapped(to_host)
+        else:
+            storage = self._storage.mapped(lambda x: from_host(to_host(x), like=device))
+        return self.from_storage(storage, transposed=self._transposed)
+
+    # What it does
+
+    def dot(self, other: Any) -> Any:
+        """Return ``self @ other``, or ``self * other`` for a scalar."""
+        return self * other if np.isscalar(other) else self @ other
+
+    def __matmul__(self, other: Any) -> Any:
+        if np.isscalar(other) or getattr(other, "ndim", 1) == 0:
+            raise ValueError("a matrix product takes no scalar; use * instead.")
+        if sp.issparse(other) or isinstance(other, TVWMatrix):
+            return NotImplemented
+        return matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        if np.isscalar(other) or getattr(other, "ndim", 1) == 0:
+            raise ValueError("a matrix product takes no scalar; use * instead.")
+        if sp.issparse(other):
+            return NotImplemented
+        x = other if hasattr(other, "ndim") else np.asarray(other)
+        return matmul(self.T, x.T).T
+
+    def __mul__(self, other: Any) -> TVWMatrix:
+        if not _elementwise.is_scalar(other):
+            return NotImplemented
+        storage = _elementwise.apply(self._storage, lambda data: data * other)
+        return self.from_storage(storage, transposed=self._transposed)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> TVWMatrix:
+        if not _elementwise.is_scalar(other):
+            return NotImplemented
+        storage = _elementwise.apply(self._storage, lambda data: data / other)
+        return self.from_storage(storage, transposed=self._transposed)
+
+    def __neg__(self) -> TVWMatrix:
+        storage = _elementwise.apply(self._storage, lambda data: -data)
+        return self.from_storage(storage, transposed=self._transposed)
+
+    def __pos__(self) -> TVWMatrix:
+        return self
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of a matrix is ambiguous; use A.nnz != 0.")
+
+    def __len__(self) -> int:
+        raise TypeError("the length of a sparse matrix is ambiguous; use A.shape[0] or A.nnz.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._storage.mapped(to_host), self._transposed)
+
+    def __repr__(self) -> str:
+        return _describe.text(self._storage, self._transposed)
+
+    def _repr_html_(self) -> str:
+        return _describe.html(self._storage, self._transposed)
+
+
+def _restore(storage: TVWStorage, transposed: bool) -> TVWMatrix:
+    return TVWMatrix.from_storage(storage, transposed=transposed)
+
+
+def _copy_array(x: Array) -> Array:
+    return x.copy() if hasattr(x, "copy") else x + 0
+
+
+class _Tiles(Sequence[Tile]):
+    """The tiles of a storage, made when asked for."""
+
+    def __init__(self, storage: TVWStorage) -> None:
+        self._storage = storage
+
+    def __len__(self) -> int:
+        return self._storage.num_tiles
+
+    @overload
+    def __getitem__(self, index: int) -> Tile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tile]: ...
+    def __getitem__(self, index: int | slice) -> Tile | list[Tile]:
+        picked = range(len(self))[index]
+        if isinstance(picked, range):
+            return [self._storage.tile(t) for t in picked]
+        return self._storage.tile(picked)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self._storage.tile(t) for t in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tiles>"

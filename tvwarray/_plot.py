@@ -1,0 +1,70 @@
+"""Pictures of a matrix: where its tiles are and which columns each of them keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tvwarray._namespace import to_host
+from tvwarray._storage import HostArray, TVWStorage
+
+_CELLS = 64
+"""A picture has at most this many cells a side, however large the matrix."""
+
+_SHADES = 8
+
+
+def tiles_svg(storage: TVWStorage, *, size: int = 240) -> str:
+    """Return an SVG of the kept columns of every tile, of bounded length.
+
+    Parameters
+    ----------
+    storage : TVWStorage
+    size : int
+        The longer side, in pixels.
+
+    Returns
+    -------
+    str
+        Rows of the matrix run down and columns across; the darker a cell, the more of its area
+        lies in kept columns. At most 64 x 64 cells, 60 kB.
+    """
+    share = kept_share(storage, _CELLS)
+    rows, cols = storage.shape
+    scale = size / max(rows, cols, 1)
+    width, height = max(8, round(cols * scale)), max(8, round(rows * scale))
+    shade = np.ceil(share * _SHADES).astype(np.int64)
+    paths = []
+    for level in range(1, _SHADES + 1):
+        cells = "".join(f"M{x} {y}h1v1h-1z" for y, x in np.argwhere(shade == level))
+        if cells:
+            paths.append(f'<path fill-opacity="{level / _SHADES:.3g}" d="{cells}"/>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {share.shape[1]} {share.shape[0]}" preserveAspectRatio="none" '
+        'role="img" aria-label="kept columns of each tile">'
+        '<rect width="100%" height="100%" fill="#f2f4f8"/>'
+        f'<g fill="#1f5fa8" shape-rendering="crispEdges">{"".join(paths)}</g></svg>'
+    )
+
+
+def kept_share(storage: TVWStorage, cells: int) -> HostArray:
+    """Return how much of each cell of a grid lies in kept columns, float64 0 to 1.
+
+    The grid has at most `cells` rows and columns and never more than the matrix.
+    """
+    rows, cols = storage.shape
+    grid_rows, grid_cols = max(1, min(cells, rows)), max(1, min(cells, cols))
+    covered = np.zeros((grid_rows, grid_cols))
+    row_indices, col_indices = to_host(storage.row_indices), to_host(storage.col_indices)
+    row_indptr, col_indptr = storage.host_indptr
+    for t in range(storage.num_tiles):
+        r = row_indices[row_indptr[t] : row_indptr[t + 1]].astype(np.int64)
+        c = np.unique(col_indices[col_indptr[t] : col_indptr[t + 1]]).astype(np.int64)
+        down = np.bincount(r * grid_rows // max(1, rows), minlength=grid_rows)
+        across = np.bincount(c[c >= 0] * grid_cols // max(1, cols), minlength=grid_cols)
+        covered += np.outer(down, across)
+    area = np.outer(
+        np.bincount(np.arange(rows) * grid_rows // max(1, rows), minlength=grid_rows),
+        np.bincount(np.arange(cols) * grid_cols // max(1, cols), minlength=grid_cols),
+    )
+    return covered / np.maximum(area, 1)
