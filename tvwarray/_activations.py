@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -53,14 +54,13 @@ _FUNCTIONS: Final = {"relu": _relu, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "sil
 
 def _erf(x: Array) -> Callable[[Array], Array]:
     if isinstance(x, np.ndarray):
-        from scipy.special import erf
-
-        return erf
-    if "cupy" in sys.modules and type(x).__module__.startswith("cupy"):
-        from cupyx.scipy.special import erf
-
-        return erf
-    raise ValueError(
-        f'activation="gelu" needs erf, which {type(x).__module__} arrays lack; '
-        'use "gelu_tanh", or pass a function.'
-    )
+        special = import_module("scipy.special")
+    elif "cupy" in sys.modules and type(x).__module__.startswith("cupy"):
+        special = import_module("cupyx.scipy.special")
+    else:
+        raise ValueError(
+            f'activation="gelu" needs erf, which {type(x).__module__} arrays lack; '
+            'use "gelu_tanh", or pass a function.'
+        )
+    erf: Callable[[Array], Array] = special.erf
+    return erf

@@ -1,4 +1,4 @@
-"""What ``TVWMatrix(arg, shape, dtype)`` means: the five meanings of scipy's constructors, by name."""
+"""What ``TVWMatrix(arg, shape, dtype)`` means: the meanings scipy's constructors have, by name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import scipy.sparse as sp
 from tvwarray import _convert
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
+from tvwarray._layout import TileRows
 from tvwarray._namespace import is_array
 from tvwarray._storage import TVWStorage, Vector
 
 
 def construct(
-    arg: Any, shape: tuple[int, int] | None, dtype: Any, tile_rows: int, vector: Vector
+    arg: Any, shape: tuple[int, int] | None, dtype: Any, tile_rows: TileRows, vector: Vector
 ) -> TVWStorage:
     """Return the storage that `arg` describes.
 

@@ -12,7 +12,8 @@ from tvwarray._storage import TVWStorage
 def text(storage: TVWStorage, transposed: bool) -> str:
     """Return the two lines that ``repr`` shows."""
     name = "TVWMatrix.T" if transposed else "TVWMatrix"
-    return f"<{name} {_shape(storage, transposed)} {storage.dtype.name}: {_tiles(storage)},\n {_size(storage)}>"
+    head = f"{name} {_shape(storage, transposed)} {storage.dtype.name}"
+    return f"<{head}: {_tiles(storage)},\n {_size(storage)}>"
 
 
 def html(storage: TVWStorage, transposed: bool) -> str:

@@ -66,7 +66,7 @@ def value_dtype(dtype: object, *, where: str = "dtype") -> DType:
 
 
 def promote(a: DType, b: DType) -> DType:
-    """Return the common dtype of `a` and `b`; float32 where NumPy has no rule (bfloat16 with float16)."""
+    """Return the common dtype; float32 where NumPy has no rule (bfloat16 with float16)."""
     try:
         return np.result_type(a, b)
     except TypeError:  # DTypePromotionError of NumPy and ml_dtypes

@@ -10,7 +10,7 @@ import numpy as np
 
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array, to_host
+from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage, Vector
 
 
@@ -100,7 +100,7 @@ def deliver(dense: Array, order: str | None, out: Array | None) -> Array:
         If both are given, or `out` has another shape or dtype.
     """
     if out is None:
-        return dense if order is None else np.asarray(to_host(dense), order=order)  # type: ignore[call-overload]
+        return dense if order is None else _ordered(dense, order)
     if order is not None:
         raise ValueError("order cannot be given with out, which has its own.")
     if tuple(out.shape) != tuple(dense.shape) or out.dtype != dense.dtype:
@@ -114,11 +114,18 @@ def deliver(dense: Array, order: str | None, out: Array | None) -> Array:
 
 def is_scalar(x: Any) -> bool:
     """Say whether `x` is a number or an array without axes."""
-    return np.isscalar(x) and not isinstance(x, str | bytes) or getattr(x, "ndim", None) == 0
+    number = np.isscalar(x) and not isinstance(x, str | bytes)
+    return bool(number) or getattr(x, "ndim", None) == 0
+
+
+def _ordered(dense: Array, order: str) -> Array:
+    if order not in ("C", "F"):
+        raise ValueError(f'order is {order!r}; it is "C" or "F".')
+    return dense.copy(order=order) if hasattr(dense, "flags") else dense
 
 
 def _aligned_copy(x: Array) -> Array:
-    """Copy `x`; a NumPy array to a 64-byte boundary, from where frameworks take it without a copy."""
+    """Copy `x`, a NumPy array to a 64-byte boundary: frameworks take it from there as it is."""
     if not isinstance(x, np.ndarray):
         return array_namespace(x).asarray(x, copy=True)
     room = np.empty(x.nbytes + 64, np.uint8)

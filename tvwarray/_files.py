@@ -27,7 +27,9 @@ def save(path: str | PathLike[str], A: TVWMatrix | Mapping[str, TVWMatrix]) -> N
         If the file cannot be written. It is replaced as a whole or not at all.
     """
     named = {"": A} if isinstance(A, TVWMatrix) else A
-    _io.save_storages(path, {name: _io.Record(m.storage, m.transposed) for name, m in named.items()})
+    _io.save_storages(
+        path, {name: _io.Record(m.storage, m.transposed) for name, m in named.items()}
+    )
 
 
 def load(path: str | PathLike[str]) -> TVWMatrix | dict[str, TVWMatrix]:
@@ -44,5 +46,7 @@ def load(path: str | PathLike[str]) -> TVWMatrix | dict[str, TVWMatrix]:
         If the file cannot be read.
     """
     records = _io.load_storages(path)
-    made = {n: TVWMatrix.from_storage(r.storage, transposed=r.transposed) for n, r in records.items()}
+    made = {
+        n: TVWMatrix.from_storage(r.storage, transposed=r.transposed) for n, r in records.items()
+    }
     return made[""] if list(made) == [""] else made

@@ -118,7 +118,7 @@ def _compact(
     all_rows: HostArray,
 ) -> tuple[HostArray, HostArray, HostArray, HostArray, HostArray]:
     """Drop closed groups, and leave room for the groups that one period may open."""
-    tiles, width, words = one.shape
+    tiles, width, _ = one.shape
     is_open = (two != all_rows).any(axis=2) & (np.arange(width) < filled[:, None])
     filled = is_open.sum(axis=1)
     keep = np.argsort(~is_open, axis=1, kind="stable")

@@ -27,8 +27,8 @@ def warn_of_source_folder() -> None:
     place = Path(str(installed.locate_file("tvwarray"))).resolve()
     if place != here and place.is_dir():
         warnings.warn(
-            f"tvwarray was imported from the source folder {here}, which has no compiled extension, "
-            f"and not from its installation in {place}. Run pytest instead of python -m pytest, or "
-            "start Python outside the clone.",
+            f"tvwarray was imported from the source folder {here}, which has no compiled "
+            f"extension, and not from its installation in {place}. Run pytest instead of "
+            "python -m pytest, or start Python outside the clone.",
             stacklevel=3,
         )

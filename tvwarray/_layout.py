@@ -20,9 +20,21 @@ import numpy as np
 
 from tvwarray._errors import FormatError
 from tvwarray._first_fit import first_fit
-from tvwarray._storage import INDEX_MAX, SLOT_MULTIPLE, HostArray, Vector, check_header
+from tvwarray._storage import (
+    DEFAULT_TILE_ROWS,
+    INDEX_MAX,
+    MAX_TILE_ROWS,
+    SLOT_MULTIPLE,
+    HostArray,
+    Vector,
+    check_header,
+)
 
 LayoutName = Literal["lossless", "exact"]
+
+TileRows = int | Literal["auto"]
+"""The most rows of a tile, 16 to 1024; "auto" takes 1024 where every tile keeps all columns anyway
+(plain 2:4: one column list then serves 1024 rows), and 128 elsewhere."""
 
 
 class TilePattern(NamedTuple):
@@ -44,8 +56,8 @@ class Pattern(Protocol):
         """Rows and columns."""
         ...
 
-    def row_counts(self) -> HostArray:
-        """Return the number of entries of each row, (rows,)."""
+    def kept_rows(self) -> HostArray:
+        """Return the rows that hold entries, ascending."""
         ...
 
     def tile(self, rows: HostArray, /) -> TilePattern:
@@ -77,7 +89,7 @@ class Layout:
 
 
 def find_layout(
-    pattern: Pattern, *, tile_rows: int, vector: Vector, layout: LayoutName = "lossless"
+    pattern: Pattern, *, tile_rows: TileRows, vector: Vector, layout: LayoutName = "lossless"
 ) -> Layout:
     """Lay out a matrix in consecutive rows; rows without entries are left out.
 
@@ -85,8 +97,8 @@ def find_layout(
     ----------
     pattern : Pattern
         Where the matrix holds entries.
-    tile_rows : int
-        The most rows of a tile, 16 to 256.
+    tile_rows : int or "auto"
+        The most rows of a tile; see `TileRows`.
     vector : (2, 4) or None
         How many values each group of slots stores.
     layout : {"lossless", "exact"}
@@ -101,10 +113,15 @@ def find_layout(
     """
     if layout not in get_args(LayoutName):
         raise FormatError(f'layout is {layout!r}; it is "lossless" or "exact".')
-    check_header(pattern.shape, tile_rows, vector)
+    check_header(pattern.shape, MAX_TILE_ROWS if tile_rows == "auto" else tile_rows, vector)
+    if tile_rows == "auto":
+        tile_rows = MAX_TILE_ROWS if _keeps_all_columns(pattern, vector) else DEFAULT_TILE_ROWS
     rows, tiles = min(
         ((r, [pattern.tile(x) for x in r]) for r in _row_candidates(pattern, tile_rows)),
-        key=lambda c: sum(len(r) * slot_bound(t, vector) for r, t in zip(*c, strict=True)),
+        key=lambda c: (
+            sum(len(r) * slot_bound(t, vector) for r, t in zip(*c, strict=True)),
+            len(c[0]),
+        ),
     )
     slots = _slots(tiles, rows, pattern.shape[1], vector, layout)
     return make_layout(pattern.shape, tile_rows, vector, rows, slots)
@@ -121,9 +138,7 @@ def make_layout(
     padded = [np.pad(s, (0, -s.size % SLOT_MULTIPLE), constant_values=-1) for s in slots]
     if sum(s.size for s in padded) > INDEX_MAX:
         raise FormatError("the layout needs more than 2**31 - 1 column slots (indices are int32).")
-    return Layout(
-        shape, tile_rows, vector, *_join(rows), *_join(padded)
-    )
+    return Layout(shape, tile_rows, vector, *_join(rows), *_join(padded))
 
 
 def slot_bound(tile: TilePattern, vector: Vector) -> int:
@@ -138,12 +153,22 @@ def _row_candidates(pattern: Pattern, tile_rows: int) -> list[list[HostArray]]:
     Both leave empty rows out. They differ in where tiles begin: a matrix that lost single rows by
     chance keeps its tiles, one whose rows were dropped before it was tiled finds them again.
     """
-    kept = np.flatnonzero(pattern.row_counts()).astype(np.int32)
-    starts = range(tile_rows, pattern.shape[0], tile_rows)
-    fixed = [r for r in np.split(kept, np.searchsorted(kept, starts)) if r.size]
+    kept = pattern.kept_rows().astype(np.int32)
+    ends = np.flatnonzero(np.diff(kept // tile_rows)) + 1
+    fixed = np.split(kept, ends) if kept.size else []
     if kept.size == pattern.shape[0]:
         return [fixed]
     return [fixed, [kept[i : i + tile_rows] for i in range(0, kept.size, tile_rows)]]
+
+
+def _keeps_all_columns(pattern: Pattern, vector: Vector) -> bool:
+    """Say whether all tiles of usual height are full: 2:4 with no group empty, or dense columns."""
+    rows, width = _row_candidates(pattern, DEFAULT_TILE_ROWS)[0], pattern.shape[1]
+    for tile in map(pattern.tile, rows):
+        slots = _absolute_slots(tile, width) if vector else tile.cols
+        if slots is None or slots.size < width:
+            return False
+    return bool(rows)
 
 
 def _slots(
@@ -177,7 +202,9 @@ def _natural(tile: TilePattern, width: int) -> HostArray | None:
     preferred where they cost nothing.
     """
     compact, absolute = _compact_slots(tile), _absolute_slots(tile, width)
-    if absolute is None or (compact is not None and _rounded(compact.size) < _rounded(absolute.size)):
+    if absolute is None or (
+        compact is not None and _rounded(compact.size) < _rounded(absolute.size)
+    ):
         return compact
     return absolute
 
@@ -226,7 +253,9 @@ def _refuse(tile: TilePattern, rows: HostArray) -> None:
     group, word = (int(i) for i in np.argwhere(crowd)[0])
     bit = (int(crowd[group, word]) & -int(crowd[group, word])).bit_length() - 1
     cols = tile.cols[4 * group : 4 * group + 4]
-    held = int((tile.planes[4 * group : 4 * group + 4, word] >> np.uint64(bit) & np.uint64(1)).sum())
+    held = int(
+        (tile.planes[4 * group : 4 * group + 4, word] >> np.uint64(bit) & np.uint64(1)).sum()
+    )
     raise FormatError(
         f"row {rows[64 * word + bit]}, columns {', '.join(map(str, cols))} hold {held} nonzeros; "
         "a 2:4 group holds at most 2.\n"

@@ -13,6 +13,7 @@ array   gather + one GEMM a tile (the reference)               arrays of one lib
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -82,7 +83,9 @@ class Selection:
 
     def __str__(self) -> str:
         lines = [f"{name}: {reason}" for name, reason in self.refusals]
-        return "\n".join([*lines, f"{self.backend.name}: selected" if self.backend else "none fits"])
+        return "\n".join(
+            [*lines, f"{self.backend.name}: selected" if self.backend else "none fits"]
+        )
 
 
 def select_backend(A: Operand, X: Array, *, backend: str | None = None) -> Selection:
@@ -147,8 +150,10 @@ def matmul(A: Operand, X: Array, *, out: Array | None = None, backend: str | Non
     flat = x.ndim == 1
     if out is not None:
         _check_out(out, (A.shape[0],) if flat else (A.shape[0], x.shape[1]), dtype, x)
-        out = out[:, None] if flat else out
-    result = _multiply(A, x[:, None] if flat else x, out, backend)
+    target = out[:, None] if flat and out is not None else out
+    result = _multiply(A, x[:, None] if flat else x, target, backend)
+    if out is not None:
+        return out
     return result[:, 0] if flat else result
 
 
@@ -189,10 +194,12 @@ def linear(
     """
     x = x if is_array(x) else np.asarray(x)
     if x.ndim == 0 or x.shape[-1] != A.shape[1]:
-        raise ValueError(f"x has shape {x.shape}; its last axis must be {A.shape[1]}, the columns of A.")
+        raise ValueError(
+            f"x has shape {x.shape}; its last axis must be {A.shape[1]}, the columns of A."
+        )
     xp = array_namespace(x)
     lead = x.shape[:-1]
-    flat = xp.reshape(x, (-1, x.shape[-1])) if x.size else xp.zeros((_count(lead), x.shape[-1]), dtype=x.dtype)
+    flat = xp.reshape(x, (math.prod(lead), x.shape[-1]))
     result = matmul(A, flat.T, backend=backend).T
     if bias is not None or activation is not None:
         result = _epilogue(result, bias, activation)
@@ -210,7 +217,9 @@ def _epilogue(product: Array, bias: Array | None, activation: Activation | None)
     if bias is not None:
         bias = bias if is_array(bias) else np.asarray(bias)
         if bias.ndim != 1 or bias.shape[0] != product.shape[1]:
-            raise ValueError(f"bias has shape {bias.shape}; it must be ({product.shape[1]},), the rows of A.")
+            raise ValueError(
+                f"bias has shape {bias.shape}; it must be ({product.shape[1]},), the rows of A."
+            )
         total = total + as_dtype(bias, dtype_of(total))
     if activation is not None:
         total = apply_activation(activation, total)
@@ -233,7 +242,9 @@ def _asarray(X: Any) -> Array:
         raise ValueError("X is a masked array; fill it first: X.filled(0).")
     x = np.asarray(X)
     if x.dtype == np.object_:
-        raise ValueError(f"X is a {type(X).__name__}, not an array; pass a dense array, or use A.tocsr() @ X.")
+        raise ValueError(
+            f"X is a {type(X).__name__}, not an array; pass a dense array, or use A.tocsr() @ X."
+        )
     return x
 
 
@@ -242,7 +253,8 @@ def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Arra
         raise ValueError(f"out is {type(out).__name__}; it must be an array of the library of X.")
     if tuple(out.shape) != shape or dtype_of(out) != dtype:
         raise ValueError(
-            f"out is {dtype_of(out)} of shape {tuple(out.shape)}; the product is {dtype} of shape {shape}."
+            f"out is {dtype_of(out)} of shape {tuple(out.shape)}; the product is {dtype} of shape "
+            f"{shape}."
         )
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out is read-only.")
@@ -251,7 +263,9 @@ def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Arra
 def _select(A: Operand, x: Array, name: str | None) -> Selection:
     candidates = [b for b in BACKENDS if name in (None, b.name)]
     if not candidates:
-        raise ValueError(f"backend is {name!r}; it is one of {', '.join(b.name for b in BACKENDS)}.")
+        raise ValueError(
+            f"backend is {name!r}; it is one of {', '.join(b.name for b in BACKENDS)}."
+        )
     wide = x[:, None] if x.ndim == 1 else x
     refusals: list[tuple[str, str]] = []
     for backend in candidates:
@@ -268,7 +282,8 @@ def _multiply(A: Operand, x: Array, out: Array | None, name: str | None) -> Arra
     if backend is None:
         reasons = "\n".join(f"  {n}: {reason}" for n, reason in selection.refusals)
         raise BackendError(
-            f"no backend runs {A.shape} {A.storage.dtype} @ {tuple(x.shape)} {dtype_of(x)}.\n{reasons}\n"
+            f"no backend runs {A.shape} {A.storage.dtype} @ {tuple(x.shape)} {dtype_of(x)}.\n"
+            f"{reasons}\n"
             "Bring A and X to one library and device (A.to_device(...)), or drop backend=."
         )
     packed = _PACKS.get(A.storage, backend)
@@ -294,7 +309,3 @@ class _PackCache:
 
 
 _PACKS: Final = _PackCache()
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))

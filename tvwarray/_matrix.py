@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from tvwarray import _convert, _describe, _elementwise
 from tvwarray._construct import construct
 from tvwarray._dtypes import DType, value_dtype
-from tvwarray._layout import LayoutName
+from tvwarray._layout import LayoutName, TileRows
 from tvwarray._matmul import matmul
 from tvwarray._namespace import Array, device_of, from_host, to_host
 from tvwarray._storage import Tile, TVWStorage, Vector
@@ -40,8 +40,9 @@ class TVWMatrix:
         Values are cast to it, as by `astype`.
     copy : bool
         A TVWMatrix shares its arrays with the new one unless `copy`; everything else is copied.
-    tile_rows : int
-        The most rows of a tile, 16 to 256.
+    tile_rows : int or "auto"
+        The most rows of a tile, 16 to 1024. "auto" takes 1024 where every tile keeps all columns
+        anyway, as in a 2:4 matrix, and 128 elsewhere.
     vector : (2, 4) or None
         Values stored for each group of slots; None stores every kept column (tile-wise sparsity).
 
@@ -72,7 +73,7 @@ class TVWMatrix:
         dtype: Any = None,
         copy: bool = False,
         *,
-        tile_rows: int = 128,
+        tile_rows: TileRows = "auto",
         vector: Vector = (2, 4),
     ) -> None:
         if isinstance(arg, TVWMatrix):
@@ -97,7 +98,7 @@ class TVWMatrix:
         a: Array,
         *,
         mask: Array | None = None,
-        tile_rows: int = 128,
+        tile_rows: TileRows = "auto",
         vector: Vector = (2, 4),
         layout: LayoutName = "lossless",
     ) -> TVWMatrix:
@@ -109,8 +110,8 @@ class TVWMatrix:
             Of any array library; the matrix lies where `a` does.
         mask : bool array, shape (rows, cols), optional
             Which entries to store; by default those not equal to zero.
-        tile_rows : int
-            The most rows of a tile, 16 to 256.
+        tile_rows : int or "auto"
+            The most rows of a tile, 16 to 1024; see the class.
         vector : (2, 4) or None
             Values stored for each group of slots; None stores every kept column.
         layout : {"lossless", "exact"}
@@ -129,7 +130,7 @@ class TVWMatrix:
         cls,
         s: Any,
         *,
-        tile_rows: int = 128,
+        tile_rows: TileRows = "auto",
         vector: Vector = (2, 4),
         layout: LayoutName = "lossless",
     ) -> TVWMatrix:
@@ -142,7 +143,7 @@ class TVWMatrix:
         return cls.from_storage(_convert.from_sparse(s, **options))
 
     @classmethod
-    def from_24(cls, values: Array, positions: Array, *, tile_rows: int = 128) -> TVWMatrix:
+    def from_24(cls, values: Array, positions: Array, *, tile_rows: int = 1024) -> TVWMatrix:
         """Take a 2:4-compressed matrix as it is.
 
         Parameters
@@ -152,13 +153,18 @@ class TVWMatrix:
         positions : integer array, shape (rows, cols // 2)
             Their places 0-3 in the group, ascending and distinct.
         tile_rows : int
-            The most rows of a tile, 16 to 256.
+            The most rows of a tile, 16 to 1024; tall tiles store fewer column lists.
         """
         return cls.from_storage(_convert.from_24(values, positions, tile_rows=tile_rows))
 
     @classmethod
     def from_components(
-        cls, *, shape: tuple[int, int], tile_rows: int = 128, vector: Vector = (2, 4), **arrays: Array
+        cls,
+        *,
+        shape: tuple[int, int],
+        tile_rows: int = 128,
+        vector: Vector = (2, 4),
+        **arrays: Array,
     ) -> TVWMatrix:
         """Assemble a matrix from the arrays of `to_components`, and check every rule of the format.
 
@@ -245,11 +251,11 @@ class TVWMatrix:
         return device_of(self._storage.data)
 
     @property
-    def T(self) -> TVWMatrix:
+    def T(self) -> TVWMatrix:  # noqa: N802 - NumPy's name
         """The transpose; shares the storage."""
         return self.from_storage(self._storage, transposed=not self._transposed)
 
-    mT = T
+    mT = T  # noqa: N815 - NumPy's name
 
     def transpose(self, axes: None = None, copy: bool = False) -> TVWMatrix:
         """Return the transpose; `axes` is there for NumPy and must be None."""
@@ -280,7 +286,8 @@ class TVWMatrix:
 
     def tocoo(self, copy: bool = False) -> sp.coo_array[Any, tuple[int, int]]:
         """Return a canonical ``coo_array`` on the host; see `tocsr`."""
-        return self.tocsr().tocoo()
+        coo = _convert.to_coo(self._storage)
+        return coo.T if self._transposed else coo
 
     def tobsr(self, blocksize: tuple[int, int] | None = None, copy: bool = False) -> sp.bsr_array:
         """Return a ``bsr_array`` on the host; scipy estimates the block size if none is given."""
@@ -297,10 +304,10 @@ class TVWMatrix:
         return _convert.to_24(_elementwise.untransposed(self._storage, self._transposed, "to_24"))
 
     def asformat(self, format: str | None, copy: bool = False) -> Any:
-        """Return the matrix in the format of this name: tvw, csr, csc, coo, bsr, dok, lil or dia."""
+        """Return the matrix as tvw, csr, csc, coo, bsr, dok, lil or dia."""
         if format in (None, "tvw"):
             return self.copy() if copy else self
-        return self.tocsr().asformat(format)
+        return self.tocsr().asformat(format)  # type: ignore[call-overload]  # any name scipy knows
 
     def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> TVWMatrix:
         """Cast the values; the layout is shared. `casting` is that of ``numpy.can_cast``."""
@@ -314,7 +321,7 @@ class TVWMatrix:
         return TVWMatrix(self, copy=True)
 
     def to_device(self, device: Any) -> TVWMatrix:
-        """Return the matrix on ``"cpu"``, or in the library and on the device of an array `device`."""
+        """Return the matrix on ``"cpu"``, or where the array `device` lies."""
         if isinstance(device, str) and device == "cpu":
             storage = self._storage.mapped(to_host)
         else:

@@ -63,8 +63,11 @@ def kept_share(storage: TVWStorage, cells: int) -> HostArray:
         down = np.bincount(r * grid_rows // max(1, rows), minlength=grid_rows)
         across = np.bincount(c[c >= 0] * grid_cols // max(1, cols), minlength=grid_cols)
         covered += np.outer(down, across)
-    area = np.outer(
-        np.bincount(np.arange(rows) * grid_rows // max(1, rows), minlength=grid_rows),
-        np.bincount(np.arange(cols) * grid_cols // max(1, cols), minlength=grid_cols),
-    )
-    return covered / np.maximum(area, 1)
+    area = np.outer(_sizes(rows, grid_rows), _sizes(cols, grid_cols))
+    return np.asarray(covered / np.maximum(area, 1))
+
+
+def _sizes(length: int, cells: int) -> HostArray:
+    """Return how many of `length` indices i have ``i * cells // length`` equal to each cell."""
+    starts = -(-np.arange(cells + 1, dtype=np.int64) * length // cells)
+    return np.asarray(np.diff(starts))

@@ -29,7 +29,7 @@ def sparsify(
         256 x 256 and larger.
     pattern : "tvw" or prune.Pattern
     tile_rows : int
-        Rows of a tile, 16 to 256. Fewer rows keep more of the score and multiply slower.
+        Rows of a tile, 16 to 1024. Fewer rows keep more of the score and multiply slower.
     scores : array, shape (rows, cols), optional
         What each weight is worth, finite and not negative; ``|W|`` by default.
 
@@ -58,6 +58,8 @@ def sparsify(
         raise FormatError(f"W has {host.ndim} dimensions; a matrix has 2.")
     given = magnitude(host) if scores is None else to_host(scores)
     if given.shape != host.shape:
-        raise FormatError(f"scores have shape {given.shape}, W has {host.shape}; they must be equal.")
+        raise FormatError(
+            f"scores have shape {given.shape}, W has {host.shape}; they must be equal."
+        )
     selection = make_pattern(pattern, tile_rows=tile_rows).select(given, sparsity)
     return TVWMatrix.from_storage(_convert.from_selection(W, selection.mask, selection.layout))

@@ -33,7 +33,8 @@ SLOT_MULTIPLE: Final = 16
 """A tile's slot count is a multiple of this: one word of metadata, half an ``mma.sp`` step."""
 
 MIN_TILE_ROWS: Final = 16
-MAX_TILE_ROWS: Final = 256
+MAX_TILE_ROWS: Final = 1024
+DEFAULT_TILE_ROWS: Final = 128
 INDEX_MAX: Final = 2**31 - 1
 
 Vector = tuple[int, int] | None
@@ -65,7 +66,7 @@ class TVWStorage:
 
     shape: tuple[int, int]
     tile_rows: int
-    """No tile has more rows than this (16 to 256)."""
+    """No tile has more rows than this (16 to 1024)."""
     vector: Vector
     row_indptr: Array
     """int32 (tiles + 1,)"""
@@ -87,6 +88,9 @@ class TVWStorage:
                 view = x.view()
                 view.flags.writeable = False
                 object.__setattr__(self, name, view)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TVWStorage, tuple(getattr(self, f.name) for f in fields(self))
 
     @property
     def dtype(self) -> DType:
@@ -155,7 +159,9 @@ class TVWStorage:
     def mapped(self, change: Callable[[Array], Array]) -> TVWStorage:
         """Return this storage with every array passed through `change`: to a device, or copied."""
         arrays = {name: getattr(self, name) for name in ARRAY_FIELDS}
-        changed = {name: x if x is None else change(x) for name, x in arrays.items()}
+        changed: dict[str, Any] = {
+            name: x if x is None else change(x) for name, x in arrays.items()
+        }
         return replace(self, **changed)
 
     def check(self) -> None:
@@ -187,7 +193,7 @@ def check_header(shape: object, tile_rows: object, vector: object) -> None:
     Raises
     ------
     FormatError
-        If the shape is not two integers below 2**31, `tile_rows` not 16 to 256, or `vector`
+        If the shape is not two integers below 2**31, `tile_rows` not 16 to 1024, or `vector`
         neither ``(2, 4)`` nor None.
     """
     two = isinstance(shape, tuple) and len(shape) == 2
@@ -201,7 +207,7 @@ def check_header(shape: object, tile_rows: object, vector: object) -> None:
         )
     if vector is not None and vector != (2, 4):
         raise FormatError(
-            f"vector is {vector!r}; it is (2, 4), two values in every four slots, or None, all slots."
+            f"vector is {vector!r}; it is (2, 4), two values in four slots, or None, all slots."
         )
 
 
@@ -252,7 +258,8 @@ def _check_rows(s: TVWStorage) -> None:
     if tall.size:
         t = int(tall[0])
         raise FormatError(
-            f"tile {t}: {indptr[t + 1] - indptr[t]} rows; a tile has at most tile_rows = {s.tile_rows}."
+            f"tile {t}: {indptr[t + 1] - indptr[t]} rows; a tile has at most tile_rows = "
+            f"{s.tile_rows}."
         )
     outside = np.flatnonzero((indices < 0) | (indices >= s.shape[0]))
     if outside.size:
@@ -346,8 +353,8 @@ def _check_padding(s: TVWStorage) -> None:
         if bool(xp.any(bad)):
             row, place = (int(i[0]) for i in xp.nonzero(bad))
             raise FormatError(
-                f"tile {t}, row {row}: stored value {place} is {tile.data[row, place]} in a padding "
-                "slot; padding holds zeros."
+                f"tile {t}, row {row}: stored value {place} is {tile.data[row, place]} in a "
+                "padding slot; padding holds zeros."
             )
 
 

@@ -32,7 +32,7 @@ _INVALID: Final = 0xFF
 
 
 def _nibble_of_mask() -> list[int]:
-    """Return the nibble for each of the 16 sets of kept slots; a group of fewer than two is filled up.
+    """Return the nibble for each of the 16 sets of kept slots; fewer than two are filled up.
 
     A lone value at slot p > 0 takes slot 0 as its partner, one at slot 0 takes slot 1: the filler
     is a stored zero, and the choice is fixed so that equal matrices have equal bytes.
@@ -94,7 +94,9 @@ def compress_24(tile: Array, keep: Array | None = None, /) -> tuple[Array, Array
     groups = xp.reshape(xp.where(keep, tile, xp.zeros_like(tile)), (rows, slots // 4, 4))
     first, second = nibble & 3, nibble >> 2
     # first is 0..2 and second 1..3: two selections each, over contiguous planes.
-    low = xp.where(first == 0, groups[:, :, 0], xp.where(first == 1, groups[:, :, 1], groups[:, :, 2]))
+    low = xp.where(
+        first == 0, groups[:, :, 0], xp.where(first == 1, groups[:, :, 1], groups[:, :, 2])
+    )
     high = xp.where(
         second == 3, groups[:, :, 3], xp.where(second == 2, groups[:, :, 2], groups[:, :, 1])
     )

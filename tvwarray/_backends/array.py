@@ -112,7 +112,9 @@ class ArrayBackend:
     def pack(self, storage: TVWStorage) -> ArrayPacked:
         """Expand the tiles of `storage`."""
         dtype = storage.dtype
-        work = dtype if dtype in EIGHT_BIT_INTEGERS else accumulate_dtype(product_dtype(dtype, dtype))
+        work = (
+            dtype if dtype in EIGHT_BIT_INTEGERS else accumulate_dtype(product_dtype(dtype, dtype))
+        )
         slots = [np.flatnonzero(to_host(storage.tile(t).cols) >= 0) for t in _used_tiles(storage)]
         tiles = [
             _dense_tile(storage, t, valid, work)
@@ -171,7 +173,9 @@ def _finish(xp: Namespace, product: Array, dtype: DType) -> Array:
     if dtype == _BOOL:
         return product != 0
     if dtype.kind in "iu" and dtype_of(product) == _FLOAT64:
-        product = xp.astype(product, xp.int64)  # int64 to int32 wraps; float64 to int32 is undefined
+        product = xp.astype(
+            product, xp.int64
+        )  # int64 to int32 wraps; float64 to int32 is undefined
     return as_dtype(product, dtype)
 
 
@@ -187,8 +191,9 @@ def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool) -> Array:
         if k == 0:
             total[rows, :] = 0
         for i in range(0, k, panel):
-            gathered = _gather(xp, x, tile.cols, slice(i, min(i + panel, k)), buffer)
-            part = block[:, i : i + panel]
+            columns = slice(i, min(i + panel, k))
+            gathered = _gather(xp, x, tile.cols, columns, buffer)
+            part = block[:, columns]
             if i == 0 and isinstance(total, np.ndarray):
                 _multiply_into(part, gathered, total[rows, :], flip)
             elif i == 0:
@@ -201,16 +206,14 @@ def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool) -> Array:
 
 
 def _multiply_into(a: HostArray, b: HostArray, out: HostArray, flip: bool) -> None:
-    """Write ``a @ b``; `flip` says that `out` is Fortran-ordered, which BLAS sees as a transpose."""
+    """Write ``a @ b``; `flip` says that `out` is Fortran-ordered, a transpose to BLAS."""
     if flip:
         np.matmul(b.T, a.T, out=out.T)
     else:
         np.matmul(a, b, out=out)
 
 
-def _gather(
-    xp: Namespace, x: Array, cols: slice | Array, part: slice, buffer: Array
-) -> Array:
+def _gather(xp: Namespace, x: Array, cols: slice | Array, part: slice, buffer: Array) -> Array:
     """Return the rows of `x` that columns `part` of a tile need; NumPy gathers into `buffer`."""
     if isinstance(cols, slice):
         return x[cols.start + part.start : cols.start + part.stop, :]

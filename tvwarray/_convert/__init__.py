@@ -4,7 +4,7 @@ What "without loss" means, the same for every form:
 
 - every entry that is not equal to zero comes back bit for bit, NaN payloads and infinities too;
 - zero is zero: an explicit zero or -0.0 is no entry. It comes back as +0.0 from a dense form and
-  is absent from a sparse one. (A stored -0.0 survives only among TVW forms: components, files, 2:4.)
+  is absent from a sparse one. (A stored -0.0 survives among TVW forms: components, files, 2:4.)
 - a narrow type that the target lacks widens exactly: scipy.sparse has no 16-bit or 8-bit floats, so
   these become float32 there. Nothing is ever narrowed.
 """

@@ -44,6 +44,8 @@ def fill(layout: Layout, values: Values) -> TVWStorage:
             block, words = compress_24(block, keep)
             meta[m : m + words.size] = words.reshape(-1)
             m += words.size
+        elif keep is not None:
+            block = np.where(keep, block, np.zeros((), block.dtype))
         data[d : d + block.size] = block.reshape(-1)
         d += block.size
     return TVWStorage(

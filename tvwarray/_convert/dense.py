@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tvwarray._convert.build import fill
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._convert.build import fill
-from tvwarray._layout import Layout, LayoutName, TilePattern, find_layout
+from tvwarray._layout import Layout, LayoutName, TilePattern, TileRows, find_layout
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, to_host
 from tvwarray._storage import HostArray, TVWStorage, Vector
 from tvwarray._two_four import expand_24
@@ -30,11 +30,11 @@ class DenseMatrix(NamedTuple):
     @property
     def dtype(self) -> DType:
         """The value dtype."""
-        return self.array.dtype
+        return np.dtype(self.array.dtype)
 
-    def row_counts(self) -> HostArray:
-        """Return the number of entries of each row."""
-        return np.count_nonzero(self.keep, axis=1)
+    def kept_rows(self) -> HostArray:
+        """Return the rows that hold entries."""
+        return np.flatnonzero(self.keep.any(axis=1))
 
     def tile(self, rows: HostArray, /) -> TilePattern:
         """Return where `rows` hold entries."""
@@ -56,7 +56,7 @@ def from_dense(
     a: Array,
     *,
     mask: Array | None = None,
-    tile_rows: int = 128,
+    tile_rows: TileRows = "auto",
     vector: Vector = (2, 4),
     layout: LayoutName = "lossless",
 ) -> TVWStorage:
@@ -123,7 +123,11 @@ def _dense_rows(storage: TVWStorage, t: int) -> Array:
     slots = tile.data if tile.meta is None else expand_24(tile.data, tile.meta)
     cols = to_host(tile.cols)
     width = storage.shape[1]
-    if cols.size >= width and bool((cols[:width] == np.arange(width)).all()) and (cols[width:] < 0).all():
+    if (
+        cols.size >= width
+        and bool((cols[:width] == np.arange(width)).all())
+        and (cols[width:] < 0).all()
+    ):
         return slots[:, :width]
     nothing = xp.zeros((slots.shape[0], 1), dtype=slots.dtype, device=device_of(slots))
     slots = xp.concat([slots, nothing], axis=1)
@@ -132,14 +136,15 @@ def _dense_rows(storage: TVWStorage, t: int) -> Array:
         source = np.full(width, cols.size, np.int64)
         source[cols[chosen]] = chosen
         part = xp.take(slots, from_host(source, like=slots), axis=1)
-        total = part if total is None else total + part
+        with np.errstate(all="ignore"):  # NaN and overflow are values like others here
+            total = part if total is None else total + part
     if total is None:
         return xp.zeros((slots.shape[0], width), dtype=slots.dtype, device=device_of(slots))
     return total
 
 
 def occurrences(cols: HostArray) -> list[HostArray]:
-    """Split the slots of a tile into lists in each of which no column repeats; padding is left out."""
+    """Split the slots of a tile into lists where no column repeats; padding is left out."""
     valid = np.flatnonzero(cols >= 0)
     order = valid[np.argsort(cols[valid], kind="stable")]
     ranked = cols[order]

@@ -10,16 +10,25 @@ import scipy.sparse as sp
 from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import LayoutName, TilePattern, find_layout, make_layout
+from tvwarray._layout import LayoutName, TilePattern, TileRows, find_layout, make_layout
 from tvwarray._namespace import from_host, to_host
-from tvwarray._storage import HostArray, TVWStorage, Vector, check_header
+from tvwarray._storage import (
+    DEFAULT_TILE_ROWS,
+    INDEX_MAX,
+    HostArray,
+    TVWStorage,
+    Vector,
+    check_header,
+)
 from tvwarray._two_four import positions_24
 
 
 class CSRMatrix(NamedTuple):
-    """A canonical CSR matrix without explicit zeros, as a `Pattern` and as `Values`."""
+    """Canonical CSR over the rows that hold entries, as a `Pattern` and as `Values`."""
 
     shape: tuple[int, int]
+    rows: HostArray
+    """The rows that hold entries, ascending; `indptr` has one range for each of them."""
     indptr: HostArray
     indices: HostArray
     data: HostArray
@@ -27,11 +36,11 @@ class CSRMatrix(NamedTuple):
     @property
     def dtype(self) -> DType:
         """The value dtype."""
-        return self.data.dtype
+        return np.dtype(self.data.dtype)
 
-    def row_counts(self) -> HostArray:
-        """Return the number of entries of each row."""
-        return np.diff(self.indptr)
+    def kept_rows(self) -> HostArray:
+        """Return the rows that hold entries."""
+        return self.rows
 
     def tile(self, rows: HostArray, /) -> TilePattern:
         """Return where `rows` hold entries."""
@@ -55,8 +64,9 @@ class CSRMatrix(NamedTuple):
 
     def _entries(self, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Return where the entries of `rows` stand, and the place in `rows` of each one's row."""
-        start = self.indptr[rows].astype(np.int64)
-        count = self.indptr[rows + 1] - start
+        at = np.searchsorted(self.rows, rows)
+        start = self.indptr[at].astype(np.int64)
+        count = self.indptr[at + 1] - start
         row = np.repeat(np.arange(rows.size), count)
         before = np.concatenate([[0], np.cumsum(count)[:-1]]) if rows.size else count
         return np.arange(row.size) + (start - before)[row], row
@@ -65,7 +75,7 @@ class CSRMatrix(NamedTuple):
 def from_sparse(
     matrix: Any,
     *,
-    tile_rows: int = 128,
+    tile_rows: TileRows = "auto",
     vector: Vector = (2, 4),
     layout: LayoutName = "lossless",
 ) -> TVWStorage:
@@ -79,18 +89,13 @@ def from_sparse(
     FormatError
         If it is not two-dimensional or of a dtype that no matrix may hold.
     """
-    host = matrix if sp.issparse(matrix) else matrix.get()
+    host: Any = matrix if sp.issparse(matrix) else matrix.get()
     if host.ndim != 2:
         raise FormatError(f"the sparse array has {host.ndim} dimensions; a matrix has 2.")
     shape = int(host.shape[0]), int(host.shape[1])
-    check_header(shape, tile_rows, vector)
+    check_header(shape, DEFAULT_TILE_ROWS, vector)  # before memory goes with the shape
     dtype = value_dtype(host.dtype, where="the sparse matrix")
-    csr = sp.csr_array(host)
-    if not csr.has_canonical_format or not np.all(csr.data):
-        csr = csr.copy()  # its arrays may be those of `matrix`
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-    csr_matrix = CSRMatrix(shape, csr.indptr, csr.indices, csr.data.astype(dtype, copy=False))
+    csr_matrix = _canonical(host, shape, dtype)
     found = find_layout(csr_matrix, tile_rows=tile_rows, vector=vector, layout=layout)
     storage = fill(found, csr_matrix)
     if host is matrix:
@@ -98,12 +103,30 @@ def from_sparse(
     return storage.mapped(lambda x: from_host(x, like=matrix.data))
 
 
+def _canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> CSRMatrix:
+    """Return CSR without duplicates and zeros; memory goes with the entries, not with the shape."""
+    coo = matrix.tocoo(copy=False) if matrix.format in ("coo", "dok") else None
+    if coo is None:
+        csr, rows = sp.csr_array(matrix), None
+    else:
+        rows, row = np.unique(coo.coords[0], return_inverse=True)
+        csr = sp.csr_array((coo.data, (row, coo.coords[1])), shape=(rows.size, shape[1]))
+    if not csr.has_canonical_format or not np.all(csr.data):
+        csr = csr.copy()  # its arrays may be those of `matrix`
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+    held = np.flatnonzero(np.diff(csr.indptr))
+    indptr = np.append(csr.indptr[held], csr.indptr[-1:])
+    values = csr.data.astype(dtype, copy=False)
+    return CSRMatrix(shape, held if rows is None else rows[held], indptr, csr.indices, values)
+
+
 def from_coo(
     data: Any,
     coords: tuple[Any, Any],
     shape: tuple[int, int] | None = None,
     *,
-    tile_rows: int = 128,
+    tile_rows: TileRows = "auto",
     vector: Vector = (2, 4),
 ) -> TVWStorage:
     """Convert values and their (row, column) indices; duplicates add up.
@@ -127,11 +150,17 @@ def from_coo(
 
 
 def empty(
-    shape: tuple[int, int], dtype: DType, *, tile_rows: int = 128, vector: Vector = (2, 4)
+    shape: tuple[int, int],
+    dtype: DType,
+    *,
+    tile_rows: TileRows = "auto",
+    vector: Vector = (2, 4),
 ) -> TVWStorage:
     """Return a matrix of zeros: no tiles at all."""
+    tile_rows = DEFAULT_TILE_ROWS if tile_rows == "auto" else tile_rows
     check_header(shape, tile_rows, vector)
-    nothing = CSRMatrix(shape, np.zeros(1, np.int32), np.empty(0, np.int32), np.empty(0, dtype))
+    none = np.empty(0, np.int32)
+    nothing = CSRMatrix(shape, none, np.zeros(1, np.int32), none, np.empty(0, dtype))
     return fill(make_layout(shape, tile_rows, vector, [], []), nothing)
 
 
@@ -140,6 +169,27 @@ def to_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]]:
 
     Stored zeros are left out; 16-bit and 8-bit floats become float32, which scipy.sparse has.
     """
+    csr, rows = _kept_csr(storage)
+    counts = np.zeros(storage.shape[0] + 1, np.int64)
+    counts[rows + 1] = np.diff(csr.indptr)
+    return _canonical_csr(csr.data, csr.indices, np.cumsum(counts), storage.shape)
+
+
+def to_coo(storage: TVWStorage) -> sp.coo_array[Any, tuple[int, int]]:
+    """Return the matrix as a canonical COO array on the host; see `to_csr`.
+
+    Memory goes with the entries, however many rows the matrix has.
+    """
+    csr, rows = _kept_csr(storage)
+    coo = csr.tocoo()
+    coords = rows[coo.coords[0]].astype(np.int32), coo.coords[1]
+    made = sp.coo_array((coo.data, coords), shape=storage.shape)
+    made.has_canonical_format = True
+    return made
+
+
+def _kept_csr(storage: TVWStorage) -> tuple[sp.csr_array[Any, tuple[int, int]], HostArray]:
+    """Return the rows that are in tiles as CSR, ascending, and which rows they are (int64)."""
     host = storage.mapped(to_host)
     dtype = FLOAT32 if host.dtype in NARROW_FLOATS else host.dtype
     tiles = [_entries_of(host, t) for t in range(host.num_tiles)]
@@ -148,21 +198,24 @@ def to_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]]:
     data = np.concatenate([np.empty(0, dtype), *(v.astype(dtype, copy=False) for _, _, v in tiles)])
 
     order = np.argsort(host.row_indices, kind="stable")
+    ends = np.cumsum(counts[order])
     if bool((np.diff(order) != 1).any()):  # rows are stored out of order
-        start = np.cumsum(counts) - counts
-        moved = np.repeat(start[order] - (np.cumsum(counts[order]) - counts[order]), counts[order])
-        source = np.arange(indices.size) + moved
+        starts = (np.cumsum(counts) - counts)[order]
+        source = np.arange(indices.size) + np.repeat(starts - (ends - counts[order]), counts[order])
         indices, data = indices[source], data[source]
-    per_row = np.zeros(host.shape[0] + 1, np.int64)
-    per_row[host.row_indices.astype(np.int64) + 1] = counts
-    csr = sp.csr_array((data, indices, np.cumsum(per_row)), shape=host.shape)
+    shape = order.size, storage.shape[1]
+    csr = _canonical_csr(data, indices, np.append(np.zeros(1, np.int64), ends), shape)
+    return csr, host.row_indices[order].astype(np.int64)
+
+
+def _canonical_csr(
+    data: HostArray, indices: HostArray, indptr: HostArray, shape: tuple[int, int]
+) -> sp.csr_array[Any, tuple[int, int]]:
+    if indices.size <= INDEX_MAX:
+        indptr = indptr.astype(np.int32)  # scipy keeps both index arrays in the wider type
+    csr = sp.csr_array((data, indices, indptr), shape=shape)
     csr.sum_duplicates()
     return csr
-
-
-def to_coo(storage: TVWStorage) -> sp.coo_array[Any, tuple[int, int]]:
-    """Return the matrix as a canonical COO array on the host; see `to_csr`."""
-    return to_csr(storage).tocoo(copy=False)
 
 
 def _entries_of(storage: TVWStorage, t: int) -> tuple[HostArray, HostArray, HostArray]:

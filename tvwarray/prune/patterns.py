@@ -60,7 +60,7 @@ class TileVectorWise:
     Parameters
     ----------
     tile_rows : int
-        Rows of a tile, 16 to 256. Fewer rows lose less of the score and multiply slower.
+        Rows of a tile, 16 to 1024. Fewer rows lose less of the score and multiply slower.
     """
 
     tile_rows: int = 128
@@ -85,8 +85,8 @@ class TileVectorWise:
         check_header(scores.shape, self.tile_rows, (2, 4))
         if not 0.5 <= sparsity <= 1:
             raise FormatError(
-                f"sparsity is {sparsity}; tile-vector-wise pruning reaches 0.5 to 1, since 2:4 alone "
-                "prunes half."
+                f"sparsity is {sparsity}; tile-vector-wise pruning reaches 0.5 to 1, since 2:4 "
+                "alone prunes half."
             )
         shape = (int(scores.shape[0]), int(scores.shape[1]))
         tiles = [
@@ -157,7 +157,7 @@ def _best_columns(scores: HostArray, tiles: list[HostArray], *, keep: float) -> 
 def _column_counts(value: HostArray, heights: HostArray, budget: float) -> HostArray:
     """Return how many columns each tile keeps when all (column, tile) vectors compete.
 
-    Counts are whole groups of 16 slots, or of 4 where 16 would be too coarse a step, or all columns.
+    Counts are whole groups of 16 slots, of 4 where 16 would be too coarse a step, or all columns.
     """
     tiles, cols = value.shape
     order = np.argsort(-value, axis=None, kind="stable")

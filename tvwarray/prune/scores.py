@@ -24,7 +24,7 @@ def magnitude(weights: Array) -> HostArray:
     if host.dtype in NARROW_FLOATS or host.dtype.kind in "biu":
         # abs(int8(-128)) is -128; every narrow value has an exact wider one.
         host = host.astype(FLOAT32 if host.dtype.itemsize <= 2 else np.float64)
-    return np.abs(host)
+    return np.asarray(np.abs(host))
 
 
 def checked_scores(scores: Array) -> HostArray:
