@@ -44,7 +44,8 @@ def matrix_panel(A):
                 parts.append(rect(int(col), row + t * GAP, color, 0.45 + 0.55 * size[row, col]))
         parts.append(
             f'<rect x="-0.8" y="{top * CELL - 0.8:.1f}" width="{A.shape[1] * CELL + 0.6:.1f}" '
-            f'height="{height * CELL + 0.6:.1f}" fill="none" stroke="{color}" stroke-opacity="0.5"/>'
+            f'height="{height * CELL + 0.6:.1f}" fill="none" stroke="{color}" '
+            'stroke-opacity="0.5"/>'
         )
     return "".join(parts)
 
@@ -68,9 +69,8 @@ def stored_panel(A):
 def tvw_picture():
     """Return the picture of the README: a pruned matrix, and what is stored of it."""
     rng = np.random.default_rng(7)
-    W = rng.standard_normal((48, 64)) * rng.gamma(1.2, 1.0, (3, 1, 64)).repeat(16, axis=1).reshape(
-        48, 64
-    )
+    worth = rng.gamma(1.2, 1.0, (3, 64)).repeat(16, axis=0)
+    W = rng.standard_normal((48, 64)) * worth
     A = tvwarray.sparsify(W.astype(np.float32), 0.75, tile_rows=16)
     rows, cols = A.shape
     drawn = rows + 2 * GAP

@@ -7,6 +7,7 @@ not compared, except where a matrix is TVW or 2:4 as it stands.
 
 from __future__ import annotations
 
+import array_api_strict as xp
 import numpy as np
 import oracle
 import pytest
@@ -272,3 +273,27 @@ def test_bad_options():
         TVWMatrix.from_scipy(sp.coo_array(np.ones(3)))
     with pytest.raises(FormatError, match=r"longdouble|float128"):
         TVWMatrix.from_scipy(sp.csr_array(np.eye(3, dtype=np.longdouble)))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo"])
+def test_cupyx_matrices_come_by_the_same_path(form):
+    """A stand-in with what cupyx offers: `get` to the host, values on a device out of reach."""
+    device = xp.Device("device1")
+    host = sp.random_array((40, 50), density=0.2, rng=np.random.default_rng(0)).asformat(form)
+
+    class OnDevice:
+        data = xp.asarray(host.data, device=device)
+
+        def get(self):
+            return host
+
+    OnDevice.__module__ = "cupyx.scipy.sparse._csr"
+    for A in (TVWMatrix(OnDevice()), TVWMatrix.from_scipy(OnDevice())):
+        assert A.device == device
+        A.storage.check()
+        same_bits(A.to_device("cpu").toarray(), host.toarray())
+        same_bits(A.tocsr().toarray(), host.toarray())
+        assert A.copy().device == device
+        parts = A.to_components()
+        assert all(v.device == device for v in parts.values() if hasattr(v, "device"))
+        assert (A * 2).device == device

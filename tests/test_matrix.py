@@ -213,6 +213,8 @@ def test_toarray_order_and_out():
     np.testing.assert_array_equal(out, EYE)
     with pytest.raises(ValueError, match="order cannot be given"):
         A.toarray(order="C", out=out)
+    with pytest.raises(ValueError, match="order is 'K'"):
+        A.toarray("K")
     with pytest.raises(ValueError, match="out is float64"):
         A.toarray(out=np.ones((20, 30)))
 

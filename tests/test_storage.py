@@ -60,6 +60,14 @@ BROKEN = {
     "meta missing": ({"meta": None}, "there is no meta"),
     "meta for tile-wise": ({"vector": None}, "there is meta"),
     "two libraries": ({"data": xp.ones(56)}, "one array library"),
+    "two devices": (
+        {
+            name: xp.asarray(x, device=xp.Device("device1" if name == "meta" else "CPU_DEVICE"))
+            for name, x in vars(base).items()
+            if isinstance(x, np.ndarray)
+        },
+        "several devices: .*CPU_DEVICE.*device1",
+    ),
     "data is 2-D": ({"data": base.data.reshape(7, 8)}, "data has 2 dimensions"),
     "data dtype": ({"data": base.data.astype(np.longdouble)}, "data is"),
     "data byte order": ({"data": base.data.astype(">f4")}, "byte order"),

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from tvwarray._cli.parser import UsageError, build_parser
+from tvwarray._cli.table import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def _one_line(error: Exception) -> str:
         return f"not enough memory ({error})" if str(error) else "not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 if __name__ == "__main__":

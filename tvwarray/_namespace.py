@@ -35,11 +35,6 @@ def is_array(x: object) -> bool:
     return bool(array_api_compat.is_array_api_obj(x)) and not np.isscalar(x)
 
 
-def is_host(x: Array) -> bool:
-    """Say whether `x` is a NumPy array."""
-    return isinstance(x, np.ndarray)
-
-
 def device_of(x: Array) -> Any:
     """Return the device of `x`: "cpu" for NumPy, the library's own object for others."""
     return array_api_compat.device(x)

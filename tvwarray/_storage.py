@@ -111,12 +111,12 @@ class TVWStorage:
     @cached_property
     def rows_of(self) -> HostArray:
         """int64 (tiles,): the rows of each tile."""
-        return np.diff(to_host(self.row_indptr).astype(np.int64))
+        return np.diff(_wide(self.row_indptr))
 
     @cached_property
     def slots_of(self) -> HostArray:
         """int64 (tiles,): the slots of each tile."""
-        return np.diff(to_host(self.col_indptr).astype(np.int64))
+        return np.diff(_wide(self.col_indptr))
 
     @cached_property
     def data_indptr(self) -> HostArray:
@@ -252,7 +252,7 @@ def _check_indptr(name: str, indptr: HostArray, total: int) -> None:
 
 
 def _check_rows(s: TVWStorage) -> None:
-    indptr, indices = to_host(s.row_indptr), to_host(s.row_indices)
+    indptr, indices = _wide(s.row_indptr), to_host(s.row_indices)
     _check_indptr("row_indptr", indptr, indices.size)
     tall = np.flatnonzero(np.diff(indptr) > s.tile_rows)
     if tall.size:
@@ -278,7 +278,7 @@ def _check_rows(s: TVWStorage) -> None:
 
 
 def _check_columns(s: TVWStorage) -> None:
-    indptr, indices = to_host(s.col_indptr), to_host(s.col_indices)
+    indptr, indices = _wide(s.col_indptr), to_host(s.col_indices)
     _check_indptr("col_indptr", indptr, indices.size)
     if indptr.size != s.row_indptr.shape[0]:
         raise FormatError(
@@ -356,6 +356,11 @@ def _check_padding(s: TVWStorage) -> None:
                 f"tile {t}, row {row}: stored value {place} is {tile.data[row, place]} in a "
                 "padding slot; padding holds zeros."
             )
+
+
+def _wide(indptr: Array) -> HostArray:
+    """Return offsets as int64: differences of hostile int32 ones would wrap and look harmless."""
+    return to_host(indptr).astype(np.int64)
 
 
 def _tile_of(indptr: HostArray, index: int) -> int:

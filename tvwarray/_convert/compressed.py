@@ -63,7 +63,7 @@ def from_24(
         The same in place of `positions`, four groups a word as in `TVWStorage`; `cols` is a
         multiple of 16.
     tile_rows : int
-        How many rows a tile has, 16 to 256.
+        How many rows a tile has; see `TVWStorage`.
 
     Returns
     -------

@@ -67,7 +67,7 @@ def from_cutlass(values: Array, meta: Array, *, tile_rows: int = DEFAULT_TILE_RO
     meta : array, shape (rows, cols // 16) or (rows, cols // 32)
         int16 for 16-bit values, int32 for int8.
     tile_rows : int
-        How many rows a tile has, 16 to 256.
+        How many rows a tile has; see `TVWStorage`.
 
     Raises
     ------
