@@ -56,6 +56,14 @@ def from_host(x: np.ndarray[Any, Any], like: Array) -> Array:
     return array_namespace(like).asarray(x, device=device_of(like))
 
 
+def nonzero_mask(x: Array) -> Array:
+    """Return where `x` is not zero, bool; NaN is not zero, -0.0 is."""
+    if dtype_of(x) == np.bool_:  # the standard has no comparison of booleans with numbers
+        return x
+    with np.errstate(invalid="ignore"):  # comparing a signaling NaN of bfloat16 warns
+        return x != 0
+
+
 def dtype_of(x: Array) -> np.dtype[Any]:
     """Return the dtype of `x` as NumPy knows it (bfloat16 and float8 through ml_dtypes)."""
     if isinstance(x.dtype, np.dtype):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvwarray._convert.dense import _dense_rows
+from tvwarray._convert.dense import dense_rows
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._layout import make_layout
@@ -32,6 +32,7 @@ from tvwarray._namespace import (
     device_of,
     dtype_of,
     from_host,
+    nonzero_mask,
     to_host,
 )
 from tvwarray._storage import (
@@ -222,12 +223,12 @@ def _tile_24(storage: TVWStorage, t: int) -> tuple[Array, Array]:
     cols = storage.shape[1]
     if tile.meta is not None and _is_natural(to_host(tile.cols), cols):
         return tile.data[:, : cols // 2], positions_24(tile.meta)[:, : cols // 2]
-    dense = _dense_rows(storage, t)
+    dense = dense_rows(storage, t)
     xp = array_namespace(dense)
     padding = (dense.shape[0], -cols % SLOT_MULTIPLE)
     zeros = xp.zeros(padding, dtype=dense.dtype, device=device_of(dense))
     dense = xp.concat([dense, zeros], axis=1)
-    keep = _nonzero(dense)
+    keep = nonzero_mask(dense)
     _check_crowding(keep, tile.rows)
     values, meta = compress_24(dense, keep)
     return values[:, : cols // 2], positions_24(meta)[:, : cols // 2]
@@ -323,12 +324,6 @@ def _check_masks(masks: Array, cols: int) -> None:
     if bool(xp.any(beyond)):
         row, _ = _first_true(beyond)
         raise FormatError(f"bitmask, row {row}: bits beyond column {cols - 1} are set.")
-
-
-def _nonzero(x: Array) -> Array:
-    """Return where `x` is not zero; a bool is that already, and NumPy alone compares it with 0."""
-    with np.errstate(invalid="ignore"):  # comparing a signaling NaN of bfloat16 warns
-        return x if dtype_of(x) == np.bool_ else x != 0
 
 
 def _check_crowding(keep: Array, rows: Array) -> None:

@@ -10,7 +10,7 @@ from tvwarray._convert.build import fill
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._layout import Layout, LayoutName, TilePattern, TileRows, find_layout
-from tvwarray._namespace import Array, array_namespace, device_of, from_host, to_host
+from tvwarray._namespace import Array, array_namespace, device_of, from_host, nonzero_mask, to_host
 from tvwarray._storage import HostArray, TVWStorage, Vector
 from tvwarray._two_four import expand_24
 
@@ -79,7 +79,7 @@ def from_dense(
     if host.ndim != 2:
         raise FormatError(f"the array has {host.ndim} dimensions; a matrix has 2.")
     host = host.astype(value_dtype(host.dtype, where="the array"), copy=False)
-    keep = host != 0 if mask is None else _checked_mask(to_host(mask), host.shape)
+    keep = nonzero_mask(host) if mask is None else _checked_mask(to_host(mask), host.shape)
     matrix = DenseMatrix(host, keep)
     storage = fill(find_layout(matrix, tile_rows=tile_rows, vector=vector, layout=layout), matrix)
     return storage.mapped(lambda x: from_host(x, like=a))
@@ -105,7 +105,7 @@ def to_dense(storage: TVWStorage) -> Array:
     xp = array_namespace(storage.data)
     rows, cols = storage.shape
     device = device_of(storage.data)
-    tiles = [_dense_rows(storage, t) for t in range(storage.num_tiles) if storage.rows_of[t]]
+    tiles = [dense_rows(storage, t) for t in range(storage.num_tiles) if storage.rows_of[t]]
     zero = xp.zeros((1, cols), dtype=storage.data.dtype, device=device)
     kept = to_host(storage.row_indices)
     if kept.size == rows and bool((np.diff(kept) == 1).all()) and rows:
@@ -116,7 +116,7 @@ def to_dense(storage: TVWStorage) -> Array:
     return xp.take(stacked, from_host(place, like=storage.data), axis=0)
 
 
-def _dense_rows(storage: TVWStorage, t: int) -> Array:
+def dense_rows(storage: TVWStorage, t: int) -> Array:
     """Return tile `t` over all columns, (rows of the tile, cols)."""
     tile = storage.tile(t)
     xp = array_namespace(tile.data)

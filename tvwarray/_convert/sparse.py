@@ -11,7 +11,7 @@ from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._layout import LayoutName, TilePattern, TileRows, find_layout, make_layout
-from tvwarray._namespace import from_host, to_host
+from tvwarray._namespace import from_host, nonzero_mask, to_host
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
@@ -111,7 +111,7 @@ def _canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> CSRMatrix:
     else:
         rows, row = np.unique(coo.coords[0], return_inverse=True)
         csr = sp.csr_array((coo.data, (row, coo.coords[1])), shape=(rows.size, shape[1]))
-    if not csr.has_canonical_format or not np.all(csr.data):
+    if not csr.has_canonical_format or not nonzero_mask(csr.data).all():
         csr = csr.copy()  # its arrays may be those of `matrix`
         csr.sum_duplicates()
         csr.eliminate_zeros()
@@ -221,7 +221,7 @@ def _canonical_csr(
 def _entries_of(storage: TVWStorage, t: int) -> tuple[HostArray, HostArray, HostArray]:
     """Return the entries of each row of tile `t`, and the column and value of each entry."""
     tile = storage.tile(t)
-    stored = tile.data != 0
+    stored = nonzero_mask(tile.data)
     place = np.flatnonzero(stored)
     values = tile.data.reshape(-1)[place]
     half = tile.data.shape[1]

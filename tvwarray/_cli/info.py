@@ -1,0 +1,145 @@
+"""``tvwarray info``: what a file holds, and what it would take as tile-vector-wise matrices."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import NamedTuple
+
+import numpy as np
+
+from tvwarray._cli.files import Entry, Matrix, Source, as_tvw, left_alone, open_source, plural
+from tvwarray._cli.progress import progress
+from tvwarray._cli.table import bytes_text, percent_text, shape_text, text_table
+from tvwarray._dtypes import FLOAT32, NARROW_FLOATS
+from tvwarray._errors import FormatError
+from tvwarray._matrix import TVWMatrix
+from tvwarray._namespace import to_host
+
+
+class Sizes(NamedTuple):
+    """Bytes of a matrix in three forms."""
+
+    tvw: int
+    dense: int
+    csr: int
+
+    def __str__(self) -> str:
+        shares = [
+            f"{self.tvw / size:.2g} of {name} ({bytes_text(size)})"
+            for name, size in (("dense", self.dense), ("CSR", self.csr))
+            if size
+        ]
+        return f"{bytes_text(self.tvw)}: {', '.join(shares)}" if shares else bytes_text(self.tvw)
+
+
+def run(args: Namespace) -> int:
+    """Describe the file `args.file`."""
+    source = open_source(args.file, args.only)
+    count = plural(len(source.matrices), "matrix", "matrices")
+    print(f"{args.file}: {source.kind}, {count}")
+    if len(source.matrices) == 1:
+        print(_single(source.matrices[0], args.tile_rows))
+    else:
+        print(_table(source, args.tile_rows))
+    if note := left_alone(source):
+        print(note)
+    return 0
+
+
+def form_of(matrix: Matrix, tile_rows: int) -> str:
+    """Return which form a matrix has as it stands: TVW, 2:4, or neither."""
+    try:
+        A = as_tvw(matrix, tile_rows, "exact")
+    except FormatError:
+        return "-"
+    try:
+        A.to_24()
+    except FormatError:
+        return "TVW"
+    return "2:4"
+
+
+def _sizes(A: TVWMatrix) -> Sizes:
+    rows, cols = A.shape
+    # scipy.sparse has no 16-bit values: such a matrix is float32 in CSR.
+    value = FLOAT32.itemsize if A.dtype in NARROW_FLOATS else A.dtype.itemsize
+    return Sizes(A.nbytes, rows * cols * A.dtype.itemsize, A.nnz * (value + 4) + 4 * (rows + 1))
+
+
+def _single(entry: Entry, tile_rows: int) -> str:
+    matrix = entry.read()
+    lines = [f"  name       {entry.name}"] if entry.name else []
+    lines.append(f"  matrix     {shape_text(entry.shape)} {entry.dtype}")
+    if isinstance(matrix, TVWMatrix):
+        lines += _tvw_lines(matrix)
+    else:
+        A = as_tvw(matrix, tile_rows)
+        form = form_of(matrix, tile_rows)
+        lines += [
+            _nonzeros(A),
+            f"  form       {_FORMS[form].format(tile_rows=tile_rows)}",
+            f"  as TVW     {_sizes(A)}",
+        ]
+    return "\n".join(lines)
+
+
+_FORMS = {
+    "2:4": "2:4 as it stands: at most two nonzeros in every four columns of a row",
+    "TVW": "TVW as it stands, with tiles of {tile_rows} rows: the layout is exact",
+    "-": "neither 2:4 nor TVW with tiles of {tile_rows} rows; pruning makes it so",
+}
+
+
+def _nonzeros(A: TVWMatrix) -> str:
+    return f"  nonzeros   {A.nnz:,} ({percent_text(A.density)})"
+
+
+def _tvw_lines(A: TVWMatrix) -> list[str]:
+    storage = A.storage
+    slots = to_host(storage.col_indices)
+    pattern = "2:4 in every group of four slots" if A.vector else "all slots stored"
+    lines = [
+        f"  tiles      {storage.num_tiles} of up to {A.tile_rows} rows, {pattern}"
+        + (", transposed" if A.transposed else ""),
+        _nonzeros(A),
+        f"  bytes      {_sizes(A)}",
+    ]
+    if slots.size:
+        kept = storage.row_indices.shape[0]
+        width = storage.slots_of
+        padding = np.count_nonzero(slots < 0) / slots.size
+        widths = f"{width.min():,} to {width.max():,} a tile"
+        fill = percent_text(A.nnz / max(1, storage.data.shape[0]))
+        lines += [
+            f"  rows       {kept:,} of {storage.shape[0]:,} are in a tile",
+            f"  slots      {widths}, {percent_text(padding)} padding",
+            f"  slot fill  {fill} of the stored values are not zero",
+        ]
+    return lines
+
+
+def _table(source: Source, tile_rows: int) -> str:
+    rows = []
+    for entry in progress(source.matrices, "matrix"):
+        matrix = entry.read()
+        is_tvw = isinstance(matrix, TVWMatrix)
+        A = matrix if is_tvw else as_tvw(matrix, tile_rows)
+        sizes = _sizes(A)
+        rows.append(
+            (
+                entry.name,
+                shape_text(entry.shape),
+                entry.dtype,
+                percent_text(A.density),
+                "TVW" if is_tvw else form_of(matrix, tile_rows),
+                bytes_text(sizes.dense),
+                bytes_text(sizes.tvw),
+                f"{sizes.tvw / sizes.dense:.2f}" if sizes.dense else "-",
+                f"{sizes.tvw / sizes.csr:.2f}",
+            )
+        )
+    header = (
+        "matrix", "shape", "dtype", "nonzero", "form", "dense\nbytes", "TVW\nbytes", "of\ndense",
+        "of\nCSR",
+    )  # fmt: skip
+    return text_table(header, rows)

