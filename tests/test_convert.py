@@ -14,7 +14,16 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import ALL_DTYPES, COMPLEX, FLOATS, INTEGERS, dense_matrices, pattern, storages
+from strategies import (
+    ALL_DTYPES,
+    COMPLEX,
+    FLOATS,
+    INTEGERS,
+    dense_matrices,
+    dtype,
+    pattern,
+    storages,
+)
 
 import tvwarray
 from tvwarray import FormatError, TVWMatrix
@@ -61,6 +70,18 @@ def test_storage_to_dense_puts_every_value_in_its_place(s):
         if value != 0:
             expected[row, col] = value
     same_bits(plain(TVWMatrix.from_storage(s).toarray()), expected)
+
+
+def test_signaling_nans_do_not_warn():
+    for name, bits, nan in (("bfloat16", np.uint16, 0x7FA0), ("float32", np.uint32, 0x7FA00000)):
+        a = np.zeros((4, 16), bits)
+        a[1, 3] = nan
+        a = a.view(dtype(name))
+        A = TVWMatrix(a)
+        A.storage.check()
+        assert A.nnz == 1
+        assert A.toarray().tobytes() == a.tobytes()
+        assert A.tocsr().nnz == 1
 
 
 @given(storages(dtypes=["int32", "float64"]))

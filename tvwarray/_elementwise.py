@@ -10,7 +10,7 @@ import numpy as np
 
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
+from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array, nonzero_mask
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage, Vector
 
 
@@ -24,7 +24,7 @@ def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
     with np.errstate(all="ignore"):
         changed = change(storage.data)
     value_dtype(dtype_of(changed), where="the result")
-    data = xp.where(storage.data != 0, changed, xp.zeros_like(changed))
+    data = xp.where(nonzero_mask(storage.data), changed, xp.zeros_like(changed))
     return replace(storage, data=data)
 
 

@@ -15,14 +15,14 @@ def save(path: str | PathLike[str], A: TVWMatrix | Mapping[str, TVWMatrix]) -> N
     Parameters
     ----------
     path : path
-        The suffix decides: ``.safetensors`` (needs the extra ``io``) or ``.npz``.
+        The suffix decides: ``.safetensors``, which other frameworks read too, or ``.npz``.
     A : TVWMatrix or mapping of str to TVWMatrix
         A matrix on a GPU is copied to the host first.
 
     Raises
     ------
     FormatError
-        If the suffix is another one, or the file format lacks the value type.
+        If the suffix is another one.
     OSError
         If the file cannot be written. It is replaced as a whole or not at all.
     """
@@ -35,8 +35,8 @@ def save(path: str | PathLike[str], A: TVWMatrix | Mapping[str, TVWMatrix]) -> N
 def load(path: str | PathLike[str]) -> TVWMatrix | dict[str, TVWMatrix]:
     """Load what `save` wrote: a matrix, or a dict of several by name.
 
-    The file is not trusted: every rule of the format is checked, nothing in it is executed, and no
-    more memory is taken than the file is long.
+    The file is not trusted: every rule of the format is checked, nothing in it is executed, and memory
+    goes with the length of the file.
 
     Raises
     ------

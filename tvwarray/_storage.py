@@ -26,7 +26,7 @@ import numpy as np
 
 from tvwarray._dtypes import VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
-from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, to_host
+from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, nonzero_mask, to_host
 from tvwarray._two_four import VALID_NIBBLES, positions_24, split_nibbles
 
 SLOT_MULTIPLE: Final = 16
@@ -137,7 +137,7 @@ class TVWStorage:
     def nnz(self) -> int:
         """How many stored values are not zero; fillers and explicit zeros do not count."""
         xp = array_namespace(self.data)
-        return int(xp.count_nonzero(self.data))
+        return int(xp.count_nonzero(nonzero_mask(self.data)))
 
     def tile(self, t: int) -> Tile:
         """Return views of tile `t`."""
@@ -343,13 +343,13 @@ def _check_padding(s: TVWStorage) -> None:
         xp = array_namespace(tile.data)
         padding = tile.cols < 0
         if tile.meta is None:
-            bad = padding[None, :] & (tile.data != 0)
+            bad = padding[None, :] & nonzero_mask(tile.data)
         else:
             half = tile.data.shape[1]
             group = xp.asarray(np.repeat(np.arange(half // 2) * 4, 2), device=device_of(tile.data))
             slot = xp.reshape(group[None, :] + positions_24(tile.meta), (-1,))
             at_padding = xp.reshape(xp.take(padding, slot, axis=0), tile.data.shape)
-            bad = at_padding & (tile.data != 0)
+            bad = at_padding & nonzero_mask(tile.data)
         if bool(xp.any(bad)):
             row, place = (int(i[0]) for i in xp.nonzero(bad))
             raise FormatError(

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._namespace import Array, array_namespace, device_of
+from tvwarray._namespace import Array, array_namespace, device_of, nonzero_mask
 
 VALID_NIBBLES: Final = (0x4, 0x8, 0x9, 0xC, 0xD, 0xE)
 """The six pairs of ascending distinct positions."""
@@ -79,7 +79,7 @@ def compress_24(tile: Array, keep: Array | None = None, /) -> tuple[Array, Array
     xp = array_namespace(tile)
     rows, slots = tile.shape
     if keep is None:
-        keep = tile != 0
+        keep = nonzero_mask(tile)
     bit = xp.reshape(xp.astype(keep, xp.uint8), (rows, slots // 4, 4))
     mask = bit[:, :, 0] | (bit[:, :, 1] * 2) | (bit[:, :, 2] * 4) | (bit[:, :, 3] * 8)
     nibble = _lookup(NIBBLE_OF_MASK, mask)
