@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import dense_matrices, storages
 
 import tvwarray
-from tvwarray import FormatError, TVWMatrix
+from tvwarray import FormatError, TVWMatrix, _describe
 
 EYE = np.eye(20, 30, dtype=np.float32)
 
@@ -254,10 +254,8 @@ def test_repr_says_what_one_holds():
     assert "1 tile of" in repr(TVWMatrix(EYE))
     assert "0 tiles" in repr(TVWMatrix((0, 0)))
     assert "all slots" in repr(TVWMatrix(EYE, vector=None))
-    for rows, unit in ((2_000, "kB"), (4_000_000, "MB"), (1_200_000_000, "GB")):
-        from tvwarray._describe import _bytes
-
-        assert unit in _bytes(rows)
+    texts = [_describe.bytes_text(n) for n in (0, 999.9, 2_359_296, 7e9)]
+    assert texts == ["0 B", "1 kB", "2.36 MB", "7 GB"]
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (1, 1), (5, 3000), (3000, 5), (300, 500)])

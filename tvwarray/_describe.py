@@ -43,20 +43,24 @@ def _tiles(storage: TVWStorage) -> str:
 def _size(storage: TVWStorage) -> str:
     cells = storage.shape[0] * storage.shape[1]
     share = f" ({100 * storage.nnz / cells:.3g} %)" if cells else ""
-    line = f"{storage.nnz:,} nonzeros{share}, {_bytes(storage.nbytes)}"
+    line = f"{storage.nnz:,} nonzeros{share}, {bytes_text(storage.nbytes)}"
     if not storage.nnz:
         return line
     dense = cells * storage.dtype.itemsize
-    # scipy.sparse has no 16-bit values: such a matrix is float32 in CSR.
-    value = FLOAT32.itemsize if storage.dtype in NARROW_FLOATS else storage.dtype.itemsize
-    csr = storage.nnz * (value + 4) + 4 * (storage.shape[0] + 1)
+    csr = csr_nbytes(storage)
     return f"{line}: {storage.nbytes / dense:.2g} of dense, {storage.nbytes / csr:.2g} of CSR"
 
 
-def _bytes(n: int) -> str:
-    size = float(n)
+def csr_nbytes(storage: TVWStorage) -> int:
+    """Return the bytes of the matrix in scipy's CSR, where 16-bit and 8-bit floats are float32."""
+    value = FLOAT32.itemsize if storage.dtype in NARROW_FLOATS else storage.dtype.itemsize
+    return storage.nnz * (value + 4) + 4 * (storage.shape[0] + 1)
+
+
+def bytes_text(n: float) -> str:
+    """Return a number of bytes in three digits, such as ``"2.36 MB"`` (powers of 1000)."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
+        if n < 999.5:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"

@@ -20,7 +20,8 @@ from tvwarray._cli.files import (
 )
 from tvwarray._cli.output import check_output, write
 from tvwarray._cli.progress import progress
-from tvwarray._cli.table import bytes_text, percent_text, shape_text, text_table
+from tvwarray._cli.table import percent_text, shape_text, text_table
+from tvwarray._describe import bytes_text
 from tvwarray._dtypes import NARROW_FLOATS, value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._layout import LayoutName

@@ -24,7 +24,6 @@ from tvwarray._cli.measure import (
 )
 from tvwarray._cli.progress import progress
 from tvwarray._cli.table import (
-    bytes_text,
     markdown_table,
     percent_text,
     ratio_text,
@@ -33,6 +32,7 @@ from tvwarray._cli.table import (
     time_text,
 )
 from tvwarray._cli.weights import find_weights
+from tvwarray._describe import bytes_text
 from tvwarray._dtypes import FLOAT32
 from tvwarray._errors import FormatError
 from tvwarray._matmul import select_backend

@@ -9,8 +9,8 @@ import numpy as np
 
 from tvwarray._cli.files import Entry, Matrix, Source, as_tvw, left_alone, open_source, plural
 from tvwarray._cli.progress import progress
-from tvwarray._cli.table import bytes_text, percent_text, shape_text, text_table
-from tvwarray._dtypes import FLOAT32, NARROW_FLOATS
+from tvwarray._cli.table import percent_text, shape_text, text_table
+from tvwarray._describe import bytes_text, csr_nbytes
 from tvwarray._errors import FormatError
 from tvwarray._matrix import TVWMatrix
 from tvwarray._namespace import to_host
@@ -61,9 +61,7 @@ def form_of(matrix: Matrix, tile_rows: int) -> str:
 
 def _sizes(A: TVWMatrix) -> Sizes:
     rows, cols = A.shape
-    # scipy.sparse has no 16-bit values: such a matrix is float32 in CSR.
-    value = FLOAT32.itemsize if A.dtype in NARROW_FLOATS else A.dtype.itemsize
-    return Sizes(A.nbytes, rows * cols * A.dtype.itemsize, A.nnz * (value + 4) + 4 * (rows + 1))
+    return Sizes(A.nbytes, rows * cols * A.dtype.itemsize, csr_nbytes(A.storage))
 
 
 def _single(entry: Entry, tile_rows: int) -> str:

@@ -54,15 +54,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def bytes_text(n: float) -> str:
-    """Return a number of bytes in three digits, such as ``"2.36 MB"`` (powers of 1000)."""
-    for unit in ("B", "kB", "MB"):
-        if n < 999.5:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} GB"
-
-
 def time_text(seconds: float) -> str:
     """Return a time in three digits, such as ``"12.3 us"``."""
     for unit in ("ns", "us", "ms"):
