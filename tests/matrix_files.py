@@ -39,6 +39,9 @@ def example(dtype: str = "float16", vector: tuple[int, int] | None = (2, 4)) -> 
         col_indices=np.array([*range(16), *range(14, 0, -1), 19, -1], np.int32),
         data=data.astype(strategies.dtype(dtype)),
         meta=np.array([0x4E8D, 0xD9C4, 0x4EEE, 0x4444], np.uint16) if vector else None,
+        remainder_indptr=np.array([0, 0, 2, 2, 2, 3], np.int32),
+        remainder_indices=np.array([1, 4, 0], np.int32),
+        remainder_data=np.array([1, 0, 1]).astype(strategies.dtype(dtype)),
     )
 
 

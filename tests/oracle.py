@@ -39,7 +39,7 @@ def wide(x: Any) -> np.ndarray:
 
 
 def entries(storage: Any) -> list[tuple[int, int, Any]]:
-    """Return (row, column, value) of every stored value that is not in a padding slot."""
+    """Return (row, column, value) of every stored value, the remainder's too, but padding."""
     found = []
     at = word_at = 0
     data = np.asarray(storage.data)
@@ -64,6 +64,11 @@ def entries(storage: Any) -> list[tuple[int, int, Any]]:
                             found.append((int(row), col, data[at]))
                         at += 1
     assert at == len(data)
+    if storage.remainder_data is not None:
+        for row in range(storage.shape[0]):
+            for i in range(storage.remainder_indptr[row], storage.remainder_indptr[row + 1]):
+                col = int(storage.remainder_indices[i])
+                found.append((row, col, np.asarray(storage.remainder_data)[i]))
     return found
 
 

@@ -153,11 +153,14 @@ def storages(
     special: bool = False,
     max_side: int = 70,
     repeats: bool = True,
+    remainders: bool | None = None,
 ) -> TVWStorage:
     """Draw a storage with every freedom of the format.
 
     Rows in any tile and order, rows in none, tiles without rows or without slots, slots in any
-    order, padded anywhere and (if `repeats`) repeated, stored zeros.
+    order, padded anywhere and (if `repeats`) repeated, stored zeros; with a remainder beside the
+    tiles, with none, or either (`remainders` True, False, None). Without `repeats` there is none,
+    since its entries may repeat those of tiles.
     """
     rows, cols = draw(st.integers(0, max_side)), draw(st.integers(0, max_side))
     tile_rows = draw(st.sampled_from([16, 17, 32, 128, 256]))
@@ -176,6 +179,7 @@ def storages(
         block, positions = _block(rng, height, cols_of, kind, vector, special)
         data.append(block.ravel())
         meta.append(positions)
+    beside = draw(st.booleans()) if remainders is None else remainders
     return TVWStorage(
         shape=(rows, cols),
         tile_rows=tile_rows,
@@ -186,7 +190,22 @@ def storages(
         col_indices=np.concatenate([np.empty(0, np.int32), *slots]).astype(np.int32),
         data=np.concatenate([np.empty(0, kind), *data]).astype(kind, copy=False),
         meta=np.concatenate([np.empty(0, np.uint16), *meta]).astype(np.uint16) if vector else None,
+        **(_remainder(rng, (rows, cols), kind, special) if beside and repeats else {}),
     )
+
+
+def _remainder(
+    rng: np.random.Generator, shape: tuple[int, int], kind: np.dtype, special: bool
+) -> dict[str, np.ndarray]:
+    keep = rng.random(shape) < 0.03
+    data = random_values(rng, int(keep.sum()), kind)
+    if special:
+        data = special_values(rng, data)
+    return {
+        "remainder_indptr": np.cumsum([0, *keep.sum(axis=1)]).astype(np.int32),
+        "remainder_indices": np.nonzero(keep)[1].astype(np.int32),
+        "remainder_data": data.astype(kind, copy=False),
+    }
 
 
 def _slots(rng: np.random.Generator, cols: int, count: int, repeats: bool) -> np.ndarray:

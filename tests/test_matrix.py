@@ -107,6 +107,31 @@ def test_components_round_trip(s):
     assert pickle.dumps(B) == pickle.dumps(TVWMatrix.from_storage(s))
 
 
+def test_a_remainder_adds_up():
+    tiles, beside = np.eye(20, 30, dtype=np.float32), np.zeros((20, 30), np.float32)
+    beside[3, 7], beside[4, 4], beside[5, 5] = 2.5, 1, -1
+    A = TVWMatrix(tiles).with_remainder(sp.csr_array(beside))
+    A.storage.check()
+    assert A.nnz == 23
+    assert "3 entries beside them" in repr(A)
+    for got in (A, A.T.T, A.copy(), A.astype(np.float64), A * 1, pickle.loads(pickle.dumps(A))):
+        np.testing.assert_array_equal(got.toarray(), tiles + beside)
+    np.testing.assert_array_equal(A.tocsr().toarray(), tiles + beside)
+    np.testing.assert_array_equal(A.tocoo().toarray(), tiles + beside)
+    np.testing.assert_array_equal(A.remainder.toarray(), beside)
+    np.testing.assert_array_equal(A.T.remainder.toarray(), beside.T)
+    np.testing.assert_array_equal((A * np.inf).remainder.data, [np.inf, np.inf, -np.inf])
+    assert TVWMatrix(tiles).remainder is None
+    twice = A.T.with_remainder(sp.coo_array(beside.T))
+    np.testing.assert_array_equal(twice.toarray(), (tiles + 2 * beside).T)
+    with pytest.raises(FormatError, match="the remainder is"):
+        A.with_remainder(sp.csr_array(beside.T))
+    with pytest.raises(FormatError, match=r"0\.1 has no exact float32 value"):
+        A.with_remainder(sp.csr_array(([0.1], ([0], [1])), shape=(20, 30)))
+    with pytest.raises(FormatError, match="remainder beside its tiles"):
+        TVWMatrix(np.zeros((4, 8))).with_remainder(sp.eye_array(4, 8)).to_24()
+
+
 def test_components_are_checked():
     parts = TVWMatrix(EYE).to_components()
     with pytest.raises(FormatError, match="missing: data"):

@@ -142,6 +142,42 @@ BROKEN = {
     ),
 }
 
+SIX = {
+    "remainder_indptr": np.array([0, 2, 2, 2, 3, 3, 3], np.int32),
+    "remainder_indices": np.array([4, 9, 0], np.int32),
+    "remainder_data": np.array([1, 2, 3], np.float32),
+}
+BROKEN_REMAINDERS = {
+    "one array missing": ({"remainder_data": None}, "there is no remainder_data"),
+    "dtype": ({"remainder_data": np.ones(3)}, "remainder_data is float64, data is float32"),
+    "index dtype": ({"remainder_indices": np.arange(3)}, "remainder_indices is int64"),
+    "short indptr": ({"remainder_indptr": np.array([0, 3], np.int32)}, "it has 7, from 0 to"),
+    "late indptr": (
+        {"remainder_indptr": changed(SIX["remainder_indptr"], 0, 1)},
+        "from 0 to the number of indices, 3",
+    ),
+    "indptr falls": (
+        {"remainder_indptr": np.array([0, 2, 1, 2, 3, 3, 3], np.int32)},
+        "remainder, row 1: remainder_indptr falls",
+    ),
+    "data short": ({"remainder_data": np.ones(2, np.float32)}, "2 entries for 3 indices"),
+    "column outside": (
+        {"remainder_indices": np.array([4, 9, 20], np.int32)},
+        r"remainder, row 3: column 20 is outside 0\.\.19",
+    ),
+    "column twice": (
+        {"remainder_indices": np.array([9, 9, 0], np.int32)},
+        "remainder, row 0: column 9 follows 9; columns of a row ascend",
+    ),
+}
+
+
+def test_a_remainder_is_checked():
+    example(**SIX).check()
+    for changes, message in BROKEN_REMAINDERS.values():
+        with pytest.raises(FormatError, match=message):
+            example(**{**SIX, **changes}).check()
+
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_check_says_what_is_broken_and_where(name):

@@ -37,7 +37,10 @@ def _shape(storage: TVWStorage, transposed: bool) -> str:
 def _tiles(storage: TVWStorage) -> str:
     pattern = "2:4" if storage.vector else "all slots"
     count = storage.num_tiles
-    return f"{count} tile{'s' * (count != 1)} of up to {storage.tile_rows} rows, {pattern}"
+    tiles = f"{count} tile{'s' * (count != 1)} of up to {storage.tile_rows} rows, {pattern}"
+    if storage.remainder is None:
+        return tiles
+    return f"{tiles}, {storage.remainder.indices.shape[0]:,} entries beside them"
 
 
 def _size(storage: TVWStorage) -> str:

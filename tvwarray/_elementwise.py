@@ -11,7 +11,7 @@ import numpy as np
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array, nonzero_mask
-from tvwarray._storage import ARRAY_FIELDS, TVWStorage, Vector
+from tvwarray._storage import ARRAY_FIELDS, REMAINDER_FIELDS, TVWStorage, Vector
 
 
 def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
@@ -21,11 +21,14 @@ def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
     ``0 * inf`` must not become one.
     """
     xp = array_namespace(storage.data)
-    with np.errstate(all="ignore"):
-        changed = change(storage.data)
-    value_dtype(dtype_of(changed), where="the result")
-    data = xp.where(nonzero_mask(storage.data), changed, xp.zeros_like(changed))
-    return replace(storage, data=data)
+
+    def changed(data: Array) -> Array:
+        with np.errstate(all="ignore"):
+            values = change(data)
+        value_dtype(dtype_of(values), where="the result")
+        return xp.where(nonzero_mask(data), values, xp.zeros_like(values))
+
+    return _with_values(storage, changed)
 
 
 def astype(storage: TVWStorage, dtype: DType, casting: str = "unsafe") -> TVWStorage:
@@ -40,7 +43,12 @@ def astype(storage: TVWStorage, dtype: DType, casting: str = "unsafe") -> TVWSto
         return storage
     if casting != "unsafe" and not np.can_cast(storage.dtype, dtype, casting):  # type: ignore[arg-type]
         raise TypeError(f"cannot cast {storage.dtype} to {dtype} by the rule {casting!r}.")
-    return replace(storage, data=as_dtype(storage.data, dtype))
+    return _with_values(storage, lambda data: as_dtype(data, dtype))
+
+
+def _with_values(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
+    beside = None if storage.remainder is None else change(storage.remainder.data)
+    return replace(storage, data=change(storage.data), remainder_data=beside)
 
 
 def to_components(storage: TVWStorage) -> dict[str, Any]:
@@ -50,7 +58,11 @@ def to_components(storage: TVWStorage) -> dict[str, Any]:
         "shape": storage.shape,
         "tile_rows": storage.tile_rows,
         "vector": storage.vector,
-        **{name: None if x is None else _aligned_copy(x) for name, x in arrays.items()},
+        **{
+            name: x if x is None else _aligned_copy(x)
+            for name, x in arrays.items()
+            if x is not None or name == "meta"
+        },
     }
 
 
@@ -65,13 +77,14 @@ def from_components(
         If an array is missing, unknown or no array, or breaks a rule of the format.
     """
     unknown = sorted(set(arrays) - set(ARRAY_FIELDS))
-    given = {"meta": None, **arrays}
+    given = {"meta": None, **dict.fromkeys(REMAINDER_FIELDS), **arrays}
     missing = [name for name in ARRAY_FIELDS if name not in given]
     if unknown or missing:
         what = f"unknown: {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}"
         raise FormatError(f"components are {', '.join(ARRAY_FIELDS)}; {what}.")
     for name, x in given.items():
-        if not (is_array(x) or (name == "meta" and x is None)):
+        optional = name in ("meta", *REMAINDER_FIELDS)
+        if not (is_array(x) or (optional and x is None)):
             raise FormatError(f"{name} is a {type(x).__name__}; it must be an array.")
     storage = TVWStorage(shape=shape, tile_rows=tile_rows, vector=vector, **given)
     storage.check()

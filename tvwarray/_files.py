@@ -35,8 +35,8 @@ def save(path: str | PathLike[str], A: TVWMatrix | Mapping[str, TVWMatrix]) -> N
 def load(path: str | PathLike[str]) -> TVWMatrix | dict[str, TVWMatrix]:
     """Load what `save` wrote: a matrix, or a dict of several by name.
 
-    The file is not trusted: every rule of the format is checked, nothing in it is executed, and memory
-    goes with the length of the file.
+    The file is not trusted: every rule of the format is checked, nothing in it is executed, and
+    memory goes with the length of the file.
 
     Raises
     ------

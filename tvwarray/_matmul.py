@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tvwarray._activations import Activation, apply_activation
-from tvwarray._backends import array
+from tvwarray._backends import array, csr
 from tvwarray._dtypes import accumulate_dtype, product_dtype, value_dtype
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
@@ -287,7 +287,16 @@ def _multiply(A: Operand, x: Array, out: Array | None, name: str | None) -> Arra
             "Bring A and X to one library and device (A.to_device(...)), or drop backend=."
         )
     packed = _PACKS.get(A.storage, backend)
-    return backend.matmul(packed, x, out, transposed=A.transposed)
+    if A.storage.remainder and out is not None and _overlap(x, out):
+        x = x.copy()  # the remainder reads it once more when the tiles have written the product
+    product = backend.matmul(packed, x, out, transposed=A.transposed)
+    if remainder := A.storage.remainder:
+        csr.add_product(remainder, A.storage.shape, x, product, transposed=A.transposed)
+    return product
+
+
+def _overlap(x: Array, out: Array) -> bool:
+    return not isinstance(x, np.ndarray) or np.may_share_memory(x, out)
 
 
 class _PackCache:

@@ -246,6 +246,12 @@ class TVWMatrix:
         return _Tiles(self._storage)
 
     @property
+    def remainder(self) -> sp.csr_array[Any, tuple[int, int]] | None:
+        """The entries beside the tiles, on the host, or None; see `with_remainder`."""
+        csr = _convert.remainder_csr(self._storage)
+        return csr.T.tocsr() if csr is not None and self._transposed else csr
+
+    @property
     def device(self) -> Any:
         """Where the arrays lie."""
         return device_of(self._storage.data)
@@ -319,6 +325,25 @@ class TVWMatrix:
     def copy(self) -> TVWMatrix:
         """Return a matrix with arrays of its own."""
         return TVWMatrix(self, copy=True)
+
+    def with_remainder(self, s: Any) -> TVWMatrix:
+        """Return this matrix plus the sparse matrix `s`, which is kept in CSR beside the tiles.
+
+        For entries that no tile holds economically: single large weights, outliers. A product adds
+        both, which rounds 16-bit types once more; the CSR part runs at the speed of scipy.sparse.
+
+        Parameters
+        ----------
+        s : sparse matrix or array of scipy.sparse, shape (rows, cols)
+
+        Raises
+        ------
+        FormatError
+            If the shapes differ, or a value of `s` has no exact counterpart in this dtype.
+        """
+        added = s.T if self._transposed else s
+        storage = _convert.with_remainder(self._storage, added)
+        return self.from_storage(storage, transposed=self._transposed)
 
     def to_device(self, device: Any) -> TVWMatrix:
         """Return the matrix on ``"cpu"``, or where the array `device` lies."""

@@ -12,7 +12,8 @@ A tile is a set of rows that share a list of column slots::
                                └──────────────────────────────┘
 
 ``data`` and ``meta`` lie tile after tile, each C-ordered. A row in no tile is zero; a slot of -1
-is padding; columns that stand in several slots of a tile add up, as duplicates do in COO.
+is padding; columns that stand in several slots of a tile add up, as duplicates do in COO. Beside
+the tiles there may be a CSR remainder (`_remainder`), which adds up with them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from tvwarray._dtypes import VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, nonzero_mask, to_host
+from tvwarray._remainder import Remainder, check_remainder
 from tvwarray._two_four import VALID_NIBBLES, positions_24, split_nibbles
 
 SLOT_MULTIPLE: Final = 16
@@ -80,6 +82,12 @@ class TVWStorage:
     """flat, in the value dtype"""
     meta: Array | None
     """flat, uint16, four groups a word; None without 2:4"""
+    remainder_indptr: Array | None = None
+    """int32 (rows + 1,), or None without a remainder, as the two below"""
+    remainder_indices: Array | None = None
+    """int32 (entries,)"""
+    remainder_data: Array | None = None
+    """(entries,), in the value dtype"""
 
     def __post_init__(self) -> None:
         for name in ARRAY_FIELDS:
@@ -137,7 +145,19 @@ class TVWStorage:
     def nnz(self) -> int:
         """How many stored values are not zero; fillers and explicit zeros do not count."""
         xp = array_namespace(self.data)
-        return int(xp.count_nonzero(nonzero_mask(self.data)))
+        stored = (self.data, self.remainder_data)
+        return sum(int(xp.count_nonzero(nonzero_mask(x))) for x in stored if x is not None)
+
+    @property
+    def remainder(self) -> Remainder | None:
+        """The CSR matrix beside the tiles, if there is one."""
+        if self.remainder_indptr is None:
+            return None
+        return Remainder(self.remainder_indptr, self.remainder_indices, self.remainder_data)
+
+    def without_remainder(self) -> TVWStorage:
+        """Return the tiles alone."""
+        return replace(self, remainder_indptr=None, remainder_indices=None, remainder_data=None)
 
     def tile(self, t: int) -> Tile:
         """Return views of tile `t`."""
@@ -180,11 +200,15 @@ class TVWStorage:
         if self.meta is not None:
             _check_meta(self)
         _check_padding(self)
+        if remainder := self.remainder:
+            check_remainder(remainder, self.shape, self.dtype)
 
 
 ARRAY_FIELDS: Final = tuple(
     f.name for f in fields(TVWStorage) if f.name not in ("shape", "tile_rows", "vector")
 )
+
+REMAINDER_FIELDS: Final = ("remainder_indptr", "remainder_indices", "remainder_data")
 
 
 def check_header(shape: object, tile_rows: object, vector: object) -> None:
@@ -216,6 +240,9 @@ def _check_header(s: TVWStorage) -> None:
     if (s.meta is None) != (s.vector is None):
         has = "there is" if s.meta is not None else "there is no"
         raise FormatError(f"vector is {s.vector} but {has} meta; meta belongs to (2, 4) alone.")
+    missing = [name for name in REMAINDER_FIELDS if getattr(s, name) is None]
+    if 0 < len(missing) < len(REMAINDER_FIELDS):
+        raise FormatError(f"a remainder has three arrays; there is no {' and no '.join(missing)}.")
 
 
 def _check_arrays(s: TVWStorage) -> None:
@@ -231,9 +258,9 @@ def _check_arrays(s: TVWStorage) -> None:
         if x.ndim != 1:
             raise FormatError(f"{name} has {x.ndim} dimensions; it is flat.")
         dtype = dtype_of(x)
-        if name == "data":
+        if name in ("data", "remainder_data"):
             if dtype.name not in VALUE_DTYPES:
-                raise FormatError(f"data is {dtype.name}; a matrix cannot hold such values.")
+                raise FormatError(f"{name} is {dtype.name}; a matrix cannot hold such values.")
         elif dtype != (expected := np.dtype(np.uint16 if name == "meta" else np.int32)):
             raise FormatError(f"{name} is {dtype.name}; it must be {expected.name}.")
         if not dtype.isnative:

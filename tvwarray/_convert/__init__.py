@@ -12,7 +12,15 @@ What "without loss" means, the same for every form:
 from tvwarray._convert.compressed import from_24, from_bitmask, to_24, to_bitmask
 from tvwarray._convert.cutlass import from_cutlass, to_cutlass
 from tvwarray._convert.dense import from_dense, from_selection, to_dense
-from tvwarray._convert.sparse import empty, from_coo, from_sparse, to_coo, to_csr
+from tvwarray._convert.sparse import (
+    empty,
+    from_coo,
+    from_sparse,
+    remainder_csr,
+    to_coo,
+    to_csr,
+    with_remainder,
+)
 
 __all__ = [
     "empty",
@@ -23,10 +31,12 @@ __all__ = [
     "from_dense",
     "from_selection",
     "from_sparse",
+    "remainder_csr",
     "to_24",
     "to_bitmask",
     "to_coo",
     "to_csr",
     "to_cutlass",
     "to_dense",
+    "with_remainder",
 ]

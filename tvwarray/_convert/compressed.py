@@ -133,9 +133,14 @@ def to_24(storage: TVWStorage) -> tuple[Array, Array]:
     Raises
     ------
     FormatError
-        If four aligned columns of a row hold more than two nonzeros, or if the columns are not a
-        multiple of 4.
+        If four aligned columns of a row hold more than two nonzeros, if the columns are not a
+        multiple of 4, or if there is a remainder.
     """
+    if storage.remainder is not None:
+        raise FormatError(
+            "the matrix has a remainder beside its tiles, for which a 2:4 form has no place.\n"
+            "Bring it into tiles first: TVWMatrix(A.tocsr())."
+        )
     cols = storage.shape[1]
     if cols % 4:
         raise FormatError(

@@ -102,6 +102,17 @@ def _checked_mask(mask: HostArray, shape: tuple[int, ...]) -> HostArray:
 
 def to_dense(storage: TVWStorage) -> Array:
     """Return the dense matrix, (rows, cols), in the storage's dtype, library and device."""
+    tiles = _tiles_to_dense(storage)
+    if storage.remainder is None:
+        return tiles
+    indptr, indices, data = (to_host(x) for x in storage.remainder)
+    beside = np.zeros(storage.shape, data.dtype)
+    beside[np.repeat(np.arange(storage.shape[0]), np.diff(indptr)), indices] = data
+    with np.errstate(all="ignore"):
+        return tiles + from_host(beside, like=tiles)
+
+
+def _tiles_to_dense(storage: TVWStorage) -> Array:
     xp = array_namespace(storage.data)
     rows, cols = storage.shape
     device = device_of(storage.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from tvwarray._namespace import from_host, nonzero_mask, to_host
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
+    REMAINDER_FIELDS,
     HostArray,
     TVWStorage,
     Vector,
@@ -169,10 +171,53 @@ def to_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]]:
 
     Stored zeros are left out; 16-bit and 8-bit floats become float32, which scipy.sparse has.
     """
+    remainder = remainder_csr(storage)
+    if remainder is not None:
+        both: sp.csr_array[Any, tuple[int, int]] = to_csr(storage.without_remainder()) + remainder
+        return both
     csr, rows = _kept_csr(storage)
     counts = np.zeros(storage.shape[0] + 1, np.int64)
     counts[rows + 1] = np.diff(csr.indptr)
     return _canonical_csr(csr.data, csr.indices, np.cumsum(counts), storage.shape)
+
+
+def remainder_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]] | None:
+    """Return the remainder of `storage` on the host, its narrow floats as float32, or None."""
+    if storage.remainder is None:
+        return None
+    indptr, indices, data = (to_host(x) for x in storage.remainder)
+    wide = data.astype(FLOAT32) if data.dtype in NARROW_FLOATS else data
+    return sp.csr_array((wide, indices, indptr), shape=storage.shape)
+
+
+def with_remainder(storage: TVWStorage, matrix: Any) -> TVWStorage:
+    """Add a sparse matrix to a storage, as its remainder (and to the one it has).
+
+    Raises
+    ------
+    FormatError
+        If the shapes differ, or a value has no exact counterpart in the dtype of the storage.
+    """
+    host: Any = matrix if sp.issparse(matrix) else matrix.get()
+    if tuple(host.shape) != storage.shape:
+        raise FormatError(f"the remainder is {host.shape}, the matrix {storage.shape}.")
+    added = sp.csr_array(host, copy=True)
+    added.sum_duplicates()
+    held = remainder_csr(storage)
+    total = added if held is None else (added + held).tocsr()
+    total.eliminate_zeros()
+    with np.errstate(all="ignore"):
+        data = total.data.astype(storage.dtype)
+        same = (data.astype(total.dtype) == total.data) | (total.data != total.data)
+    if not same.all():
+        lost = total.data[np.flatnonzero(~same)[0]]
+        raise FormatError(
+            f"{lost!s} has no exact {storage.dtype.name} value, the dtype of the matrix.\n"
+            "Cast the matrix with astype(...), or round the remainder to its dtype first."
+        )
+    parts = total.indptr.astype(np.int32), total.indices.astype(np.int32), data
+    on_device = (from_host(x, like=storage.data) for x in parts)
+    return replace(storage, **dict(zip(REMAINDER_FIELDS, on_device, strict=True)))
 
 
 def to_coo(storage: TVWStorage) -> sp.coo_array[Any, tuple[int, int]]:
@@ -180,6 +225,8 @@ def to_coo(storage: TVWStorage) -> sp.coo_array[Any, tuple[int, int]]:
 
     Memory goes with the entries, however many rows the matrix has.
     """
+    if storage.remainder is not None:
+        return to_csr(storage).tocoo(copy=False)
     csr, rows = _kept_csr(storage)
     coo = csr.tocoo()
     coords = rows[coo.coords[0]].astype(np.int32), coo.coords[1]

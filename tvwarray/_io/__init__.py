@@ -36,7 +36,7 @@ from tvwarray._errors import FormatError
 from tvwarray._io import npz, safetensors
 from tvwarray._io.header import Arrays, Entry, Record, Source, array_keys, dump_header, parse_header
 from tvwarray._namespace import to_host
-from tvwarray._storage import TVWStorage
+from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 
 __all__ = ["Record", "load_storage", "load_storages", "save_storage", "save_storages"]
 
@@ -100,7 +100,7 @@ def save_storages(path: PathLike, records: Mapping[str, Record]) -> None:
         host = storage.mapped(to_host)
         with _naming(name):
             host.check()
-        for field, key in array_keys(name, storage.vector).items():
+        for field, key in array_keys(name, storage.vector, storage.remainder is not None).items():
             arrays[key] = np.ascontiguousarray(getattr(host, field))
     header = dump_header(records)
     with _replacing(path) as file:
@@ -138,29 +138,28 @@ def _load(source: Source, name: str, entry: Entry) -> Record:
     with _naming(name):
         arrays = {
             field: source.read(key, entry.dtype_of(field))
-            for field, key in array_keys(name, entry.vector).items()
+            for field, key in array_keys(name, entry.vector, entry.remainder).items()
         }
-        data = arrays["data"]
         # NumPy takes a bool for 0 or 1 without looking; another byte would be neither.
-        if data.dtype == np.bool_ and data.view(np.uint8).max(initial=0) > 1:
+        bools = (x.view(np.uint8) for x in arrays.values() if x.dtype == np.bool_)
+        if any(x.max(initial=0) > 1 for x in bools):
             raise FormatError("data holds bytes other than 0 and 1; its dtype is bool.")
         storage = TVWStorage(
             shape=entry.shape,
             tile_rows=entry.tile_rows,
             vector=entry.vector,
-            row_indptr=arrays["row_indptr"],
-            row_indices=arrays["row_indices"],
-            col_indptr=arrays["col_indptr"],
-            col_indices=arrays["col_indices"],
-            data=data,
-            meta=arrays.get("meta"),
+            **{field: arrays.get(field) for field in ARRAY_FIELDS},
         )
         storage.check()
         return Record(storage, entry.transposed)
 
 
 def _check_keys(source: Source, entries: Mapping[str, Entry]) -> None:
-    expected = {k for name, e in entries.items() for k in array_keys(name, e.vector).values()}
+    expected = {
+        key
+        for name, e in entries.items()
+        for key in array_keys(name, e.vector, e.remainder).values()
+    }
     for keys, fault in ((expected - source.keys, "lacks"), (source.keys - expected, "also holds")):
         if keys:
             raise FormatError(

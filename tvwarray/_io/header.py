@@ -3,7 +3,8 @@
 The header of a file that holds one matrix, and of one that holds two::
 
     {"version": 1, "matrices": {"": {"shape": [4096, 11008], "tile_rows": 128, "vector": [2, 4],
-                                     "dtype": "bfloat16", "transposed": false}}}
+                                     "dtype": "bfloat16", "transposed": false,
+                                     "remainder": false}}}
     {"version": 1, "matrices": {"layer1.weight": {...}, "layer2.weight": {...}}}
 
 Its version rises when an older reader could no longer make sense of a file; such a reader then asks
@@ -20,7 +21,14 @@ import numpy as np
 
 from tvwarray._dtypes import INT32, VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
-from tvwarray._storage import ARRAY_FIELDS, HostArray, TVWStorage, Vector, check_header
+from tvwarray._storage import (
+    ARRAY_FIELDS,
+    REMAINDER_FIELDS,
+    HostArray,
+    TVWStorage,
+    Vector,
+    check_header,
+)
 
 FILE_VERSION: Final = 1
 
@@ -52,10 +60,12 @@ class Entry(NamedTuple):
     vector: Vector
     dtype: DType
     transposed: bool
+    remainder: bool
 
     def dtype_of(self, field: str) -> DType:
         """Return the dtype of one of the arrays."""
-        return {"data": self.dtype, "meta": UINT16}.get(field, INT32)
+        values = {"data": self.dtype, "meta": UINT16, "remainder_data": self.dtype}
+        return values.get(field, INT32)
 
 
 class Source(Protocol):
@@ -76,10 +86,13 @@ class Source(Protocol):
         ...
 
 
-def array_keys(name: str, vector: Vector) -> dict[str, str]:
+def array_keys(name: str, vector: Vector, remainder: bool) -> dict[str, str]:
     """Return what each array of the matrix `name` is called in a file."""
     prefix = f"{name}." if name else ""
-    return {f: prefix + f for f in ARRAY_FIELDS if f != "meta" or vector is not None}
+    absent = set() if remainder else set(REMAINDER_FIELDS)
+    if vector is None:
+        absent.add("meta")
+    return {f: prefix + f for f in ARRAY_FIELDS if f not in absent}
 
 
 def dump_header(records: Mapping[str, Record]) -> str:
@@ -93,6 +106,7 @@ def dump_header(records: Mapping[str, Record]) -> str:
             "vector": storage.vector,
             "dtype": storage.dtype.name,
             "transposed": bool(transposed),
+            "remainder": storage.remainder is not None,
         }
         for name, (storage, transposed) in records.items()
     }
@@ -161,7 +175,7 @@ def _parse_entry(name: str, entry: Any) -> Entry:
     _check_name(name)
     if not isinstance(entry, dict) or set(entry) != set(Entry._fields):
         raise FormatError(f"{where}: the fields must be {', '.join(Entry._fields)}.")
-    tile_rows, dtype, transposed = entry["tile_rows"], entry["dtype"], entry["transposed"]
+    tile_rows, dtype = entry["tile_rows"], entry["dtype"]
     shape, vector = (
         tuple(x) if isinstance(x := entry[f], list) else x for f in ("shape", "vector")
     )
@@ -174,9 +188,12 @@ def _parse_entry(name: str, entry: Any) -> Entry:
         raise FormatError(f"{where}: shape, tile_rows and vector must be integers.")
     if not isinstance(dtype, str) or dtype not in VALUE_DTYPES:
         raise FormatError(f"{where}: a matrix cannot hold {dtype!r} values.")
-    if not isinstance(transposed, bool):
-        raise FormatError(f"{where}: transposed is {transposed!r}; it is true or false.")
-    return Entry(shape, tile_rows, vector, VALUE_DTYPES[dtype], transposed)
+    for field in ("transposed", "remainder"):
+        if not isinstance(entry[field], bool):
+            raise FormatError(f"{where}: {field} is {entry[field]!r}; it is true or false.")
+    return Entry(
+        shape, tile_rows, vector, VALUE_DTYPES[dtype], entry["transposed"], entry["remainder"]
+    )
 
 
 def _check_name(name: object) -> None:
