@@ -115,7 +115,9 @@ def find_layout(
         raise FormatError(f'layout is {layout!r}; it is "lossless" or "exact".')
     check_header(pattern.shape, MAX_TILE_ROWS if tile_rows == "auto" else tile_rows, vector)
     if tile_rows == "auto":
-        tile_rows = MAX_TILE_ROWS if _keeps_all_columns(pattern, vector) else DEFAULT_TILE_ROWS
+        if tall := _all_columns_layout(pattern, vector):
+            return tall
+        tile_rows = DEFAULT_TILE_ROWS
     rows, tiles = min(
         ((r, [pattern.tile(x) for x in r]) for r in _row_candidates(pattern, tile_rows)),
         key=lambda c: (
@@ -161,14 +163,22 @@ def _row_candidates(pattern: Pattern, tile_rows: int) -> list[list[HostArray]]:
     return [fixed, [kept[i : i + tile_rows] for i in range(0, kept.size, tile_rows)]]
 
 
-def _keeps_all_columns(pattern: Pattern, vector: Vector) -> bool:
-    """Say whether all tiles of usual height are full: 2:4 with no group empty, or dense columns."""
-    rows, width = _row_candidates(pattern, DEFAULT_TILE_ROWS)[0], pattern.shape[1]
-    for tile in map(pattern.tile, rows):
+def _all_columns_layout(pattern: Pattern, vector: Vector) -> Layout | None:
+    """Return tall tiles with all columns if even tiles of usual height are full, or None.
+
+    Full is 2:4 with no group of columns empty, or without 2:4 no column empty.
+    """
+    width = pattern.shape[1]
+    usual = _row_candidates(pattern, DEFAULT_TILE_ROWS)[0]
+    for tile in map(pattern.tile, usual):
         slots = _absolute_slots(tile, width) if vector else tile.cols
         if slots is None or slots.size < width:
-            return False
-    return bool(rows)
+            return None
+    if not usual:
+        return None
+    rows = _row_candidates(pattern, MAX_TILE_ROWS)[0]
+    columns = np.arange(width, dtype=np.int32)
+    return make_layout(pattern.shape, MAX_TILE_ROWS, vector, rows, [columns] * len(rows))
 
 
 def _slots(

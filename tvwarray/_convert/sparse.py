@@ -47,7 +47,7 @@ class CSRMatrix(NamedTuple):
     def tile(self, rows: HostArray, /) -> TilePattern:
         """Return where `rows` hold entries."""
         entries, row = self._entries(rows)
-        cols, column = np.unique(self.indices[entries], return_inverse=True)
+        cols, column = _distinct(self.indices[entries], self.shape[1])
         words = -(-rows.size // 64)
         planes = np.zeros(cols.size * words, np.uint64)
         # Bits of one word differ, since no entry stands twice: adding them up sets them all.
@@ -72,6 +72,17 @@ class CSRMatrix(NamedTuple):
         row = np.repeat(np.arange(rows.size), count)
         before = np.concatenate([[0], np.cumsum(count)[:-1]]) if rows.size else count
         return np.arange(row.size) + (start - before)[row], row
+
+
+def _distinct(indices: HostArray, width: int) -> tuple[HostArray, HostArray]:
+    """Return the distinct `indices`, ascending, and the place of each index among them."""
+    if indices.size < width // 8:
+        return np.unique(indices, return_inverse=True)
+    place = np.zeros(width, np.int64)  # many indices: marking is faster than sorting
+    place[indices] = 1
+    cols = np.flatnonzero(place)
+    place[cols] = np.arange(cols.size)
+    return cols, place[indices]
 
 
 def from_sparse(

@@ -1,0 +1,35 @@
+"""The matrices and operands that benchmarks share: random data under a seed, never zeros."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import tvwarray
+
+SPARSITIES = [0.5, 0.75, 0.875, 0.95]
+
+
+def weight(rows, cols, dtype="float32"):
+    """Return a random dense weight."""
+    rng = np.random.default_rng(rows * 31 + cols)
+    return rng.standard_normal((rows, cols), dtype=np.float32).astype(dtype)
+
+
+def pruned(rows, cols, sparsity, dtype="float32", tile_rows=128):
+    """Return the weight pruned to tile-vector-wise sparsity."""
+    return tvwarray.sparsify(weight(rows, cols, dtype), sparsity, tile_rows=tile_rows)
+
+
+def activations(n, cols, dtype="float32"):
+    """Return n rows of random activations."""
+    rng = np.random.default_rng(n)
+    return rng.standard_normal((n, cols), dtype=np.float32).astype(dtype)
+
+
+def check(A, x):
+    """Hold the product that is to be timed against float64: a wrong one is not worth timing."""
+    exact = x.astype(np.float64) @ A.toarray().astype(np.float64).T
+    size = np.abs(x).astype(np.float64) @ np.abs(A.toarray()).astype(np.float64).T
+    unit = {"float32": 2.0**-24, "float64": 2.0**-53}[A.dtype.name]
+    if (np.abs(tvwarray.linear(x, A) - exact) > (A.shape[1] + 8) * unit * size).any():
+        raise AssertionError("the product is outside its error bound")

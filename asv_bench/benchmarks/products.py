@@ -1,0 +1,76 @@
+"""Products against dense BLAS and scipy CSR: times, and the ratios of pairs measured in turn."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+import tvwarray
+
+from .matrices import SPARSITIES, activations, check, pruned
+
+SHAPES = ["1x768x3072", "8x768x3072", "128x768x3072", "512x1024x4096", "1x4096x4096", "8x4096x4096"]
+
+
+def paired_ratio(ours, theirs, rounds=11):
+    """Return the median of theirs / ours over rounds that time both, one after the other."""
+    ours(), theirs()
+    ratios = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        ours()
+        middle = time.perf_counter()
+        theirs()
+        ratios.append((time.perf_counter() - middle) / (middle - start))
+    return float(np.median(ratios))
+
+
+class Linear:
+    """``x @ A.T`` for x of shape (M, K), row-major, and A of shape (N, K): M x K x N."""
+
+    params = [SHAPES, SPARSITIES]
+    param_names = ["MxKxN", "sparsity"]
+
+    def setup(self, shape, sparsity):
+        m, k, n = map(int, shape.split("x"))
+        self.A = pruned(n, k, sparsity)
+        self.x = activations(m, k)
+        check(self.A, self.x)
+        self.W, self.csr = self.A.toarray(), self.A.tocsr()
+
+    def time_tvw(self, shape, sparsity):
+        tvwarray.linear(self.x, self.A)
+
+    def time_dense(self, shape, sparsity):
+        self.x @ self.W.T
+
+    def time_csr(self, shape, sparsity):
+        self.csr @ self.x.T
+
+    def track_speedup_over_dense(self, shape, sparsity):
+        return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.x @ self.W.T)
+
+    def track_speedup_over_csr(self, shape, sparsity):
+        return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.csr @ self.x.T)
+
+
+class ArrayBackend:
+    """``A @ X`` by the reference backend, 512 right-hand sides."""
+
+    params = [["4096x1024", "4096x4096"], SPARSITIES]
+    param_names = ["A", "sparsity"]
+
+    def setup(self, shape, sparsity):
+        rows, cols = map(int, shape.split("x"))
+        self.A = pruned(rows, cols, sparsity)
+        self.X = np.ascontiguousarray(activations(512, cols).T)
+        self.W = self.A.toarray()
+
+    def time_array(self, shape, sparsity):
+        tvwarray.matmul(self.A, self.X, backend="array")
+
+    def track_speedup_over_dense(self, shape, sparsity):
+        return paired_ratio(
+            lambda: tvwarray.matmul(self.A, self.X, backend="array"), lambda: self.W @ self.X
+        )
