@@ -17,18 +17,21 @@ from tvwarray._files import load, save
 from tvwarray._install import __version__, warn_of_source_folder
 from tvwarray._matmul import linear, matmul, select_backend
 from tvwarray._matrix import TVWMatrix
+from tvwarray._plan import Plan, plan
 from tvwarray._sparsify import sparsify
 from tvwarray._storage import TVWStorage
 
 __all__ = [
     "BackendError",
     "FormatError",
+    "Plan",
     "TVWMatrix",
     "TVWStorage",
     "__version__",
     "linear",
     "load",
     "matmul",
+    "plan",
     "prune",
     "save",
     "select_backend",

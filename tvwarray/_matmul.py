@@ -8,6 +8,7 @@ name    runs                                                   needs
 cuda    tensor-core kernels                                    an NVIDIA GPU, CuPy arrays
 cpu     the compiled engine                                    the extension, NumPy arrays
 array   gather + one GEMM a tile (the reference)               arrays of one library
+dense   the dense product, where it is predicted to be faster  NumPy arrays
 ======  =====================================================  ===========================
 """
 
@@ -22,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tvwarray._activations import Activation, apply_activation
-from tvwarray._backends import array, csr
+from tvwarray._backends import array, cpu, csr, cuda, dense
 from tvwarray._dtypes import accumulate_dtype, product_dtype, value_dtype
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
@@ -68,8 +69,8 @@ class Operand(Protocol):
         ...
 
 
-BACKENDS: Final[list[Backend]] = [array.BACKEND]
-"""In order of preference."""
+BACKENDS: Final[list[Backend]] = [cuda.BACKEND, cpu.BACKEND, array.BACKEND]
+"""In order of preference; the dense fallback stands behind whichever of them is taken."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def select_backend(A: Operand, X: Array, *, backend: str | None = None) -> Selec
     ----------
     A : TVWMatrix, shape (rows, cols)
     X : array, shape (cols,) or (cols, n)
-    backend : {"cuda", "cpu", "array"}, optional
+    backend : {"cuda", "cpu", "array", "dense"}, optional
         Ask this one alone.
 
     Returns
@@ -122,7 +123,7 @@ def matmul(A: Operand, X: Array, *, out: Array | None = None, backend: str | Non
         Of the library and on the device of `A`, in any memory order; lists become NumPy arrays.
     out : array, shape (rows,) or (rows, n), optional
         Where to write the product; of the product's dtype.
-    backend : {"cuda", "cpu", "array"}, optional
+    backend : {"cuda", "cpu", "array", "dense"}, optional
         By default the first that does not refuse; see `select_backend`.
 
     Returns
@@ -178,7 +179,7 @@ def linear(
     activation : {"relu", "gelu", "gelu_tanh", "silu"} or callable, optional
         "gelu" is the exact one, by erf; "gelu_tanh" its usual approximation.
     out : array, shape (..., rows), optional
-    backend : {"cuda", "cpu", "array"}, optional
+    backend : {"cuda", "cpu", "array", "dense"}, optional
 
     Returns
     -------
@@ -200,9 +201,13 @@ def linear(
     xp = array_namespace(x)
     lead = x.shape[:-1]
     flat = xp.reshape(x, (math.prod(lead), x.shape[-1]))
-    result = matmul(A, flat.T, backend=backend).T
-    if bias is not None or activation is not None:
-        result = _epilogue(result, bias, activation)
+    if bias is not None:
+        bias = _checked_bias(bias, A.shape[0])
+    result = _fused(A, flat, bias, activation, backend)
+    if result is None:
+        result = matmul(A, flat.T, backend=backend).T
+        if bias is not None or activation is not None:
+            result = _epilogue(result, bias, activation)
     result = xp.reshape(result, (*lead, A.shape[0]))
     if out is None:
         return result
@@ -211,15 +216,30 @@ def linear(
     return out
 
 
+def _checked_bias(bias: Array, rows: int) -> Array:
+    bias = bias if is_array(bias) else np.asarray(bias)
+    if bias.ndim != 1 or bias.shape[0] != rows:
+        raise ValueError(f"bias has shape {bias.shape}; it must be ({rows},), the rows of A.")
+    return bias
+
+
+def _fused(
+    A: Operand, x: Array, bias: Array | None, activation: Activation | None, name: str | None
+) -> Array | None:
+    """Return the layer by a backend that fuses its epilogue, or None."""
+    operand = _operand(A, x.T)
+    backend = _select(A, operand, name).backend
+    if not isinstance(backend, cpu.CpuBackend) or A.storage.remainder is not None:
+        return None
+    if not (activation is None or activation == "relu"):
+        return None
+    return backend.linear(_PACKS.get(A.storage, backend), operand.T, bias, activation)
+
+
 def _epilogue(product: Array, bias: Array | None, activation: Activation | None) -> Array:
     dtype = dtype_of(product)
     total = as_dtype(product, accumulate_dtype(dtype))
     if bias is not None:
-        bias = bias if is_array(bias) else np.asarray(bias)
-        if bias.ndim != 1 or bias.shape[0] != product.shape[1]:
-            raise ValueError(
-                f"bias has shape {bias.shape}; it must be ({product.shape[1]},), the rows of A."
-            )
         total = total + as_dtype(bias, dtype_of(total))
     if activation is not None:
         total = apply_activation(activation, total)
@@ -261,16 +281,18 @@ def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Arra
 
 
 def _select(A: Operand, x: Array, name: str | None) -> Selection:
-    candidates = [b for b in BACKENDS if name in (None, b.name)]
-    if not candidates:
-        raise ValueError(
-            f"backend is {name!r}; it is one of {', '.join(b.name for b in BACKENDS)}."
-        )
+    named = {b.name: b for b in (*BACKENDS, dense.BACKEND)}
+    if name is not None and name not in named:
+        raise ValueError(f"backend is {name!r}; it is one of {', '.join(named)}.")
+    candidates = BACKENDS if name is None else [named[name]]
     wide = x[:, None] if x.ndim == 1 else x
     refusals: list[tuple[str, str]] = []
     for backend in candidates:
         reason = backend.refusal(A.storage, wide, transposed=A.transposed)
         if not reason:
+            slow = "" if name else dense.pays(A.storage, wide, backend.name)
+            if slow:
+                return Selection(dense.BACKEND, (*refusals, (backend.name, slow)))
             return Selection(backend, tuple(refusals))
         refusals.append((backend.name, reason))
     return Selection(None, tuple(refusals))

@@ -1,0 +1,83 @@
+"""`plan`, and the dense fallback that says so."""
+
+from __future__ import annotations
+
+import array_api_strict as xp
+import numpy as np
+import pytest
+
+import tvwarray
+from tvwarray import TVWMatrix
+from tvwarray._backends import dense
+
+
+@pytest.fixture
+def crowded():
+    """Return a dense matrix, twice its slots when spread over groups, large enough to matter."""
+    return TVWMatrix(np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32))
+
+
+def test_a_crowded_matrix_is_multiplied_dense_with_a_warning(crowded):
+    x = np.random.default_rng(1).standard_normal((1024, 40), dtype=np.float32)
+    a = crowded.toarray()
+    with pytest.warns(UserWarning, match=r"dense copy of 4\.19 MB") as said:
+        first = crowded @ x
+    assert len(said) == 1
+    np.testing.assert_array_equal(first, a @ x)
+    np.testing.assert_array_equal(crowded @ x, first)  # the copy is kept, and said once
+    np.testing.assert_array_equal(x.T @ crowded.T, (a @ x).T.copy())
+    np.testing.assert_allclose(crowded.T @ x, a.T @ x, rtol=0, atol=1e-3)
+    out = np.empty((1024, 40), np.float32)
+    assert tvwarray.matmul(crowded, x, out=out) is out
+    np.testing.assert_array_equal(out, first)
+    chosen = tvwarray.select_backend(crowded, x)
+    assert chosen.backend.name == "dense"
+    assert "a dense product is predicted to be" in str(chosen)
+
+
+def test_a_named_backend_is_not_replaced(crowded):
+    x = np.ones((1024, 40), np.float32)
+    np.testing.assert_allclose(
+        tvwarray.matmul(crowded, x, backend="array"), crowded.toarray() @ x, rtol=0, atol=1e-2
+    )
+    small = TVWMatrix(np.eye(16))
+    with pytest.warns(UserWarning, match="dense copy"):
+        got = tvwarray.matmul(small, np.eye(16), backend="dense")
+    np.testing.assert_array_equal(got, np.eye(16))
+
+
+def test_what_pays_is_left_alone():
+    W = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
+    x = np.ones((1024, 40), np.float32)
+    assert tvwarray.select_backend(tvwarray.sparsify(W, 0.75), x).backend.name != "dense"
+    assert tvwarray.select_backend(TVWMatrix(W[:64]), x).backend.name != "dense"  # small
+    halves = TVWMatrix(W.astype(np.float16))
+    assert tvwarray.select_backend(halves, x.astype(np.float16)).backend.name != "dense"
+
+
+def test_refusals_of_the_dense_backend():
+    A = TVWMatrix(np.eye(16, dtype=np.int8))
+    assert "BLAS" in dense.BACKEND.refusal(A.storage, np.ones((16, 1), np.int8))
+    assert "NumPy" in dense.BACKEND.refusal(A.storage, xp.ones((16, 1)))
+
+
+def test_plan_prints_backend_reasons_and_prediction(crowded):
+    A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((256, 512)), 0.75)
+    plan = tvwarray.plan(A, 64)
+    text = str(plan)
+    assert text.startswith("(256, 512) float64 @ (512, 64)")
+    assert "cuda: needs float16 or bfloat16, got float64" in text
+    assert ": selected" in text
+    assert "% of the multiply-adds" in text
+    assert 0.25 <= plan.stored_share < 0.27  # padding slots are stored too
+    assert 0.25 < plan.predicted_share < 1
+    assert tvwarray.plan(A, 1).predicted_share < plan.predicted_share
+    assert tvwarray.plan(A.T, 3).shape == (512, 256)
+    assert tvwarray.plan(crowded, 64).predicted_share == 1
+    assert "dense: selected" in str(tvwarray.plan(crowded, 64))
+    empty = tvwarray.plan(TVWMatrix((0, 4)), 2)
+    assert empty.predicted_share is None
+    assert "predicted" not in str(empty)
+    on_device = tvwarray.plan(TVWMatrix(np.eye(16)).to_device(xp.ones(1)), 2)
+    assert on_device.selection.backend.name == "array"
+    assert dense.share_of_dense(A.storage, "cuda", 1) is None
