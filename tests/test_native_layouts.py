@@ -1,0 +1,175 @@
+"""The compiled layout searches: equal to NumPy's bit for bit, and safe with what they are given."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from native_paths import needs_native, on_both
+from strategies import seeds
+from test_pack_columns import longest, planes_of, tiles
+
+from tvwarray._first_fit import first_fit, pack_columns
+from tvwarray._group_rows import best_order, group_rows, order_bound
+from tvwarray._native import native
+from tvwarray._permute import permute_slots, replacement_gains
+
+pytestmark = needs_native
+
+
+def equal(a, b):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+@given(st.lists(tiles(rows=(1, 16, 64, 65, 200, 1024), most_columns=150), max_size=4))
+def test_first_fit(made):
+    for a, b in zip(*on_both(lambda: first_fit([planes_of(k) for k in made])), strict=True):
+        equal(a, b)
+
+
+@given(tiles(rows=(1, 16, 64, 65, 200), most_columns=80))
+def test_pack_columns(keep):
+    for a, b in zip(
+        *on_both(lambda: pack_columns(planes_of(keep), longest=longest(keep))), strict=True
+    ):
+        equal(a, b)
+
+
+def test_thousands_of_tiles():
+    rng = np.random.default_rng(0)
+    made = [planes_of(k[:, k.any(axis=0)]) for k in rng.random((3000, 16, 12)) < 0.3]
+    for a, b in zip(*on_both(lambda: first_fit(made)), strict=True):
+        equal(a, b)
+
+
+def test_columns_in_any_memory():
+    keep = np.random.default_rng(0).random((130, 60)) < 0.4
+    planes = planes_of(keep)
+    for other in (np.asfortranarray(planes), np.repeat(planes, 2, axis=1)[:, ::2]):
+        equal(first_fit([other])[0], first_fit([planes])[0])
+    planes.flags.writeable = False
+    equal(first_fit([planes])[0], first_fit([planes.copy()])[0])
+
+
+def csr(keep):
+    indptr = np.concatenate([[0], np.cumsum(keep.sum(axis=1))])
+    return indptr, np.nonzero(keep)[1].astype(np.int32), keep.shape
+
+
+@st.composite
+def patterns(draw, most=60):
+    rng = np.random.default_rng(draw(seeds))
+    shape = draw(st.integers(0, most)), draw(st.integers(1, most))
+    return rng.random(shape) < draw(st.sampled_from([0.0, 0.03, 0.1, 0.3, 1.0]))
+
+
+@given(patterns(), st.integers(1, 70), seeds)
+def test_row_orders(keep, tile_rows, seed):
+    equal(*on_both(lambda: group_rows(*csr(keep), tile_rows, seed=seed)))
+    a, b = on_both(lambda: best_order(*csr(keep), tile_rows, seed=seed))
+    assert (a.name, a.bound) == (b.name, b.bound)
+    for vector in ((2, 4), None):
+        a, b = on_both(
+            lambda v=vector: order_bound(
+                *csr(keep), np.arange(keep.shape[0])[::-2], tile_rows, vector=v
+            )
+        )
+        assert a == b
+
+
+def test_row_orders_with_hubs_and_crowds(monkeypatch):
+    """Columns above the hub limit, and more candidates than a tile takes."""
+    from tvwarray import _group_rows
+
+    rng = np.random.default_rng(0)
+    keep = rng.random((400, 50)) < np.linspace(0.01, 0.8, 50)
+    equal(*on_both(lambda: group_rows(*csr(keep), 32)))
+    monkeypatch.setattr(_group_rows, "_CANDIDATES", (20, 0))
+    equal(*on_both(lambda: group_rows(*csr(keep), 32)))
+
+
+@given(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    seeds,
+    st.sampled_from(["normal", "equal", "wide", "zero", "binary"]),
+    st.integers(0, 12),
+)
+def test_permutations(rows, columns, seed, kind, sweeps):
+    rng = np.random.default_rng(seed)
+    scores = {
+        "normal": lambda s: np.abs(rng.standard_normal(s)),
+        "equal": np.ones,
+        "wide": lambda s: np.exp(rng.normal(0, 40, s)),
+        "zero": np.zeros,
+        "binary": lambda s: rng.integers(0, 2, s).astype(float),
+    }[kind]((rows, columns))
+    equal(*on_both(lambda: permute_slots(scores, sweeps=sweeps)))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1024, 64), (1, 200), (128, 190), (64, 4)])
+def test_permutations_of_larger_tiles(rows, columns):
+    scores = np.abs(np.random.default_rng(0).standard_normal((rows, columns)))
+    equal(*on_both(lambda: permute_slots(scores)))
+
+
+@given(st.integers(1, 30), st.integers(1, 10), seeds)
+def test_gains_of_integers_are_equal_others_close(rows, groups, seed):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(4 * groups).reshape(groups, 4)
+    whole = rng.integers(-(2**40), 2**40, (rows, 4 * groups)).astype(np.float64)
+    equal(*on_both(lambda: replacement_gains(whole, order)))
+    scores = rng.standard_normal((rows, 4 * groups))
+    a, b = on_both(lambda: replacement_gains(scores, order))
+    size = np.abs(scores).sum(axis=0).max() * 8
+    assert (np.abs(a - b) <= 2 * rows * np.finfo(float).eps * size).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("first_fit", (np.zeros((1, 2000), np.uint64),)),
+        ("fit_open", (np.ones((3, 1), np.uint64), -1)),
+        ("fit_open", (np.ones((3, 1), np.uint64), 10**6)),
+        ("fill_groups", (np.zeros((3, 1), np.uint64),)),
+        ("fill_groups", (np.zeros((3, 0), np.uint64),)),
+        ("order_bound", ([0, 2], [0], 1, [0], 16, True)),
+        ("order_bound", ([0, 1], [5], 5, [0], 16, True)),
+        ("order_bound", ([0, 1], [-1], 5, [0], 16, True)),
+        ("order_bound", ([0, 2, 1], [0], 5, [0], 16, True)),
+        ("order_bound", ([0, 1], [0], 5, [1], 16, True)),
+        ("order_bound", ([0, 1], [0], 5, [0], 0, True)),
+        ("order_bound", ([], [], 5, [], 16, True)),
+        ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 0], [1, 2], 10, 128)),
+        ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 1], [1], 10, 128)),
+        ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 1], [1, 2], 0, 128)),
+        ("replacement_gains", (np.ones((2, 4)), [0, 1, 2])),
+        ("replacement_gains", (np.ones((2, 4)), [0, 1, 2, 4])),
+        ("permute_slots", (np.ones((2, 4)), [0, 1, 2, -1], 8, 0.0)),
+    ],
+)
+def test_nothing_is_read_outside_its_arrays(name, arguments):
+    kinds = {1: np.int64} | ({5: np.uint32} if name == "group_rows" else {})
+    made = []
+    for i, x in enumerate(arguments):
+        if isinstance(x, list):
+            csr_indices = i == 1 and name in ("order_bound", "group_rows")
+            x = np.array(x, np.int32 if csr_indices else kinds.get(i, np.int64))
+        made.append(x)
+    with pytest.raises(ValueError, match=r"\.$"):
+        getattr(native(), name)(*made)
+
+
+def test_the_compiled_half_is_fast():
+    """Bounds ten times above what one busy core takes: they tell a lost compiler flag, no more."""
+    rng = np.random.default_rng(0)
+    made = [planes_of(rng.random((128, 4096)) < 0.25) for _ in range(4)]
+    scores = np.abs(rng.standard_normal((128, 192)))
+    start = time.process_time()
+    first_fit(made)
+    permute_slots(scores)
+    assert time.process_time() - start < 0.4
