@@ -1,0 +1,181 @@
+"""The compiled engine on host arrays: 2:4 and dropped columns are skipped, on every core.
+
+=================  ====================================  ==========
+values of A        values of X                           summed in
+=================  ====================================  ==========
+float32, float16,  float32, float16, bfloat16            float32
+bfloat16
+float64            float64                               float64
+int8, uint8        the same                              int32
+=================  ====================================  ==========
+
+Only stored nonzeros are multiplied, so NaN and infinity of X spread exactly as with CSR. Which
+kernel runs depends on the number of right-hand sides alone; see ``docs/cpu.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from tvwarray._dtypes import BFLOAT16, DType, accumulate_dtype, product_dtype
+from tvwarray._kernels.cpu.threads import engine
+from tvwarray._namespace import Array, dtype_of
+from tvwarray._native import why_not_native
+from tvwarray._storage import HostArray, TVWStorage
+
+_FLOAT32_SUMS: Final = frozenset({"float32", "float16", "bfloat16"})
+_ALONE: Final = frozenset({"float64", "int8", "uint8"})
+"""Types of A that multiply their own type only."""
+
+_MOST_COLUMNS: Final = 2**31 - 1
+
+Fused = Literal["relu"]
+"""The activations that the engine applies before a result leaves its registers."""
+
+
+@dataclass(frozen=True, eq=False)
+class CpuPacked:
+    """A matrix as the engine holds it."""
+
+    shape: tuple[int, int]
+    dtype: DType
+    matrix: Any
+    """The extension's ``Matrix``, which keeps the arrays of the storage alive and packs them into
+    a kernel's order when that kernel first runs."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes packed so far, beside the storage's own."""
+        return int(self.matrix.packed_bytes)
+
+
+class CpuBackend:
+    """Products by the C++ engine, for NumPy arrays."""
+
+    name = "cpu"
+
+    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+        """Say why `x` cannot be multiplied here, or return an empty string."""
+        if engine() is None:
+            return (
+                f"{why_not_native()} With GCC or Clang there, pip install --no-binary tvwarray "
+                "tvwarray builds it"
+            )
+        if not (isinstance(storage.data, np.ndarray) and isinstance(x, np.ndarray)):
+            return (
+                f"needs NumPy arrays, got {type(storage.data).__module__} and "
+                f"{type(x).__module__} arrays"
+            )
+        if transposed:
+            return "A.T @ Y is not compiled"
+        a, b = storage.dtype.name, dtype_of(x).name
+        if a not in _FLOAT32_SUMS | _ALONE:
+            return f"multiplies {', '.join(sorted(_FLOAT32_SUMS | _ALONE))}; A holds {a}"
+        if not (a == b if a in _ALONE else b in _FLOAT32_SUMS):
+            return f"multiplies {a} with {a if a in _ALONE else 'float32, float16, bfloat16'}, not {b}"
+        if x.shape[1] > _MOST_COLUMNS:
+            return f"needs at most 2**31 - 1 columns of X, got {x.shape[1]}"
+        return ""
+
+    def pack(self, storage: TVWStorage) -> CpuPacked:
+        """Hand the arrays of `storage` to the engine; it reorders them when they are first used."""
+        compiled = engine()
+        assert compiled is not None, "refusal() was not asked"
+        rows, cols = storage.shape
+        arrays = (storage.row_indptr, storage.row_indices, storage.col_indptr, storage.col_indices)
+        matrix = compiled.Matrix(
+            rows,
+            cols,
+            storage.dtype.name,
+            *(np.ascontiguousarray(a) for a in arrays),
+            np.ascontiguousarray(_bits(storage.data)),
+            None if storage.meta is None else np.ascontiguousarray(storage.meta),
+        )
+        return CpuPacked(storage.shape, storage.dtype, matrix)
+
+    def matmul(
+        self, packed: CpuPacked, x: Array, out: Array | None = None, *, transposed: bool = False
+    ) -> Array:
+        """Return ``A @ x``, (rows, n), written to `out` if it is given.
+
+        `x` is read in place whatever its strides. A new result has the order of `x`: where the
+        columns of `x` are contiguous (row-major activations, transposed), its own columns are.
+        """
+        assert not transposed, "refusal() was not asked"
+        return self._multiply(packed, x, None, None, out)
+
+    def linear(
+        self,
+        packed: CpuPacked,
+        x: Array,
+        bias: Array | None = None,
+        activation: Fused | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Return ``activation(x @ A.T + bias)`` without a second pass over the result.
+
+        Parameters
+        ----------
+        packed : CpuPacked
+            What `pack` made of A, of shape (rows, cols).
+        x : array, shape (m, cols)
+            Activations, one row a sample.
+        bias : array, shape (rows,), optional
+            Added in the type that products are summed in.
+        activation : {"relu"}, optional
+        out : array, shape (m, rows), optional
+            Of the product's dtype.
+
+        Returns
+        -------
+        array, shape (m, rows)
+        """
+        return self._multiply(packed, x.T, bias, activation, None if out is None else out.T).T
+
+    def _multiply(
+        self,
+        packed: CpuPacked,
+        x: HostArray,
+        bias: Array | None,
+        activation: Fused | None,
+        out: HostArray | None,
+    ) -> HostArray:
+        dtype = product_dtype(packed.dtype, x.dtype)
+        if bias is not None:
+            bias = np.ascontiguousarray(bias, accumulate_dtype(dtype))
+        target = _empty_like(packed.shape[0], x, dtype)
+        if out is not None and _writable_in_place(out, x):
+            target = out
+        packed.matrix.multiply(
+            _bits(x), x.dtype.name, _bits(target), dtype.name, bias, activation == "relu"
+        )
+        if out is None or target is out:
+            return target
+        out[...] = target
+        return out
+
+
+BACKEND: Final = CpuBackend()
+
+
+def _bits(x: HostArray) -> HostArray:
+    """Return `x` as a type the buffer protocol knows: bfloat16 as the integers of its bits."""
+    return x.view(np.uint16) if x.dtype == BFLOAT16 else x
+
+
+def _empty_like(rows: int, x: HostArray, dtype: DType) -> HostArray:
+    """Return a new (rows, n) array in the memory order of `x`."""
+    n = x.shape[1]
+    if abs(x.strides[0]) < abs(x.strides[1]):
+        return np.empty((n, rows), dtype).T
+    return np.empty((rows, n), dtype)
+
+
+def _writable_in_place(out: HostArray, x: HostArray) -> bool:
+    """Say whether the engine can write `out`: one axis is contiguous, and `x` is elsewhere."""
+    item = out.dtype.itemsize
+    contiguous = any(s == item or n == 1 for s, n in zip(out.strides, out.shape, strict=True))
+    return contiguous and out.dtype.isnative and not np.may_share_memory(out, x)

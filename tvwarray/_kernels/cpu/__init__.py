@@ -1,0 +1,1 @@
+"""The C++ engine's sources, and how many threads it uses."""

@@ -1,0 +1,227 @@
+// The product: see engine.hpp.
+#include "engine.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+#include "threads.hpp"
+
+namespace tvw {
+namespace {
+
+// Up to this many right-hand sides the lane kernel is faster; measured, see docs/cpu.md.
+constexpr int kFew = 16;
+
+// One core's multiply-adds a nanosecond, roughly, and the work that is worth a thread.
+constexpr int64_t kProductsPerNs = 50;
+constexpr int64_t kWorthAThreadNs = 150'000;
+
+// This thread's memory, kept from product to product: fresh pages cost more than the packing.
+thread_local Memory packed_x, block_work;
+
+// The size of a cache, or what is usual where the system does not say.
+long cache_bytes([[maybe_unused]] int level) {
+    const long usual = level == 1 ? 32 << 10 : 512 << 10;
+    long bytes = 0;
+#if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
+    bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes >= usual / 2 && bytes <= usual * 32 ? bytes : usual;
+}
+
+// A panel takes two thirds of the L1 cache.
+int panel_columns(const Isa& isa) {
+    const long columns = cache_bytes(1) * 2 / 3 / (kBlockVectors * isa.vector_bytes);
+    return int(std::clamp(columns / 8 * 8, 16L, long(kMaxPanelColumns)));
+}
+
+int64_t l2_bytes() {
+    static const int64_t bytes = cache_bytes(2);
+    return bytes;
+}
+
+// The sums of tiles that go together take a quarter of the L2 cache.
+int rows_together(const Isa& isa) {
+    return int(std::clamp(l2_bytes() / 4 / (kBlockVectors * isa.vector_bytes), int64_t(kMaxTileRows), int64_t(4096)));
+}
+
+// Runs of consecutive tiles with at most `rows` rows together: where each begins, and the end.
+std::vector<int32_t> runs_of(const std::vector<Tile>& tiles, int rows) {
+    std::vector<int32_t> begins;
+    int32_t held = rows;
+    for (int32_t t = 0; t < int32_t(tiles.size()); t++) {
+        held += tiles[size_t(t)].rows;
+        if (held <= rows) continue;
+        begins.push_back(t);
+        held = tiles[size_t(t)].rows;
+    }
+    begins.push_back(int32_t(tiles.size()));
+    return begins;
+}
+
+// Widths of blocks that cover n right-hand sides: full ones, then halves of what is left.
+std::vector<Block> blocks_of(int32_t n, int lanes) {
+    std::vector<Block> blocks;
+    for (int32_t first = 0; first < n;) {
+        const int vectors = (n - first + lanes - 1) / lanes;
+        const int wide = vectors >= 7 ? 8 : vectors >= 4 ? 4 : vectors >= 2 ? 2 : 1;
+        const int32_t count = std::min(n - first, wide * lanes);
+        blocks.push_back(Block{nullptr, 0, wide, first, count});
+        first += count;
+    }
+    return blocks;
+}
+
+// Passes that cover n right-hand sides; the last is rounded up to a width there is a kernel for.
+std::vector<Pass> passes_of(int32_t n, int widest) {
+    std::vector<Pass> passes;
+    for (int32_t first = 0; first < n; first += passes.back().count) {
+        const int32_t count = std::min(n - first, widest);
+        int32_t width = 1;
+        while (width < count) width *= 2;
+        passes.push_back(Pass{first, count, width});
+    }
+    return passes;
+}
+
+// The gathered groups of every pass of one product, for the slot list last seen by this thread.
+struct Gathered {
+    uint64_t product = 0;
+    int32_t slot_list = 0;
+    Memory groups;
+};
+thread_local Gathered gathered;
+std::atomic<uint64_t> products{0};
+
+}  // namespace
+
+Matrix::Matrix(const Stored& stored, const Isa& isa)
+    : stored_(stored),
+      isa_(isa),
+      kernels_(isa.kernels[int(stored.type)]),
+      sum_bytes_(size_of(accumulator(stored.type))) {
+    stored_.check();
+}
+
+const PanelPack& Matrix::panels() {
+    std::lock_guard<std::mutex> lock(packing());
+    if (!panels_) panels_ = std::make_unique<PanelPack>(stored_, isa_, panel_columns(isa_));
+    return *panels_;
+}
+
+const LanePack& Matrix::lanes() {
+    std::lock_guard<std::mutex> lock(packing());
+    if (!lanes_) lanes_ = std::make_unique<LanePack>(stored_, isa_);
+    return *lanes_;
+}
+
+size_t Matrix::packed_bytes() const {
+    std::lock_guard<std::mutex> lock(packing());
+    return (panels_ ? panels_->values.size() + panels_->slots.size() + panels_->pairs.size() * sizeof(Pair) : 0) +
+           (lanes_ ? lanes_->stream.size() + lanes_->slots.size() * sizeof(int32_t) : 0);
+}
+
+bool Matrix::few(int32_t n) const { return isa_.max_pass && n <= kFew; }
+
+int Matrix::threads_for(int64_t products) const {
+    return int(std::clamp(products / kProductsPerNs / kWorthAThreadNs, int64_t(1), int64_t(num_threads())));
+}
+
+void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
+    if (n == 0 || stored_.rows == 0) return;
+    if (few(n) && multiply_lanes(x, n, out, epilogue)) return;
+    multiply_panels(x, n, out, epilogue);
+}
+
+bool Matrix::multiply_lanes(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
+    const LanePack& pack = lanes();
+    const LaneView view = pack.view();
+    const std::vector<Pass> passes = passes_of(n, isa_.max_pass);
+    const size_t pass_bytes = size_t(stored_.columns) * size_t(isa_.max_pass * sum_bytes_);
+    char* packed = packed_x.at_least(passes.size() * pass_bytes + 64);
+    for (size_t p = 0; p < passes.size(); p++)
+        if (!kernels_.pack_pass(x, stored_.columns, passes[p], packed + p * pass_bytes)) return false;
+
+    const size_t groups_bytes = size_t(pack.longest) * size_t(isa_.max_pass * sum_bytes_);
+    const int32_t strip_rows = 2 * isa_.vector_bytes / sum_bytes_;
+    const int threads = threads_for(stored_.num_values * n);
+    const uint64_t product = ++products;
+    const auto tiles = int64_t(pack.tiles.size());
+    // Few tiles are shared out by strips, each gathering anew.
+    const int parts = tiles >= 4 * threads ? 1 : 4;
+    for_each_task(threads, tiles * parts, [&](int64_t task) {
+        const Tile& tile = pack.tiles[size_t(task / parts)];
+        const int strips = (tile.rows + strip_rows - 1) / strip_rows, part = int(task % parts);
+        const int first = strips * part / parts, last = strips * (part + 1) / parts;
+        char* groups = gathered.groups.at_least(passes.size() * groups_bytes + 64);
+        const bool known = gathered.product == product && gathered.slot_list == tile.slot_list;
+        for (size_t p = 0; p < passes.size() && first < last; p++) {
+            char* x_groups = groups + p * groups_bytes;
+            if (!known) kernels_.gather(view, tile, passes[p], packed + p * pass_bytes, x_groups);
+            kernels_.run_pass(view, tile, first, last, passes[p], x_groups, out, epilogue);
+        }
+        if (first < last) gathered.product = product, gathered.slot_list = tile.slot_list;
+    });
+    return true;
+}
+
+void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
+    const PanelPack& pack = panels();
+    const PanelView view = pack.view();
+    const int lanes = isa_.vector_bytes / sum_bytes_;
+    const int threads = threads_for(pack.products * n + int64_t(stored_.columns) * n);
+    const int64_t block_bytes = int64_t(stored_.columns) * kBlockVectors * isa_.vector_bytes;
+    const bool readable = x.column == sum_bytes_ && x.type == accumulator(stored_.type);
+
+    std::vector<Block> all = blocks_of(n, lanes);
+    // Long runs of tiles, but enough of them for all threads.
+    const int64_t fair = threads == 1 ? stored_.rows : int64_t(stored_.rows) * int64_t(all.size()) / (4 * threads);
+    const int together = int(std::clamp(fair, int64_t(kMaxTileRows), int64_t(rows_together(isa_))));
+    const std::vector<int32_t> runs = runs_of(pack.tiles, together);
+    // X is packed and used in turns of a few blocks, which stay in the L2 caches in between.
+    const size_t turn = size_t(threads) * size_t(std::max(int64_t(1), l2_bytes() / 2 / (block_bytes + 1)));
+    for (size_t begin = 0; begin < all.size(); begin += turn) {
+        const size_t count = std::min(turn, all.size() - begin);
+        Block* blocks = all.data() + begin;
+
+        // X into blocks, but for those that can be read where they lie.
+        constexpr int chunk = 512;
+        const int64_t chunks = (stored_.columns + chunk - 1) / chunk;
+        char* packed = nullptr;
+        for (size_t b = 0; b < count; b++) {
+            Block& block = blocks[b];
+            if (readable && block.count == block.vectors * lanes) {
+                block.x = x.at(0, block.first);
+                block.stride = x.row;
+            } else {
+                if (!packed) packed = packed_x.at_least(count * size_t(block_bytes) + 64);
+                block.x = packed + b * size_t(block_bytes);
+                block.stride = block.vectors * isa_.vector_bytes;
+            }
+        }
+        if (packed)
+            for_each_task(threads, int64_t(count) * chunks, [&](int64_t task) {
+                const Block& block = blocks[task / chunks];
+                const int k = int(task % chunks) * chunk;
+                char* to = packed + size_t(task / chunks) * size_t(block_bytes);
+                if (block.x == to)
+                    kernels_.pack_block(x, k, std::min(k + chunk, int(stored_.columns)), block, to);
+            });
+
+        // Block by block: a block of X stays in the L2 cache or near it from run to run.
+        const auto runs_count = int64_t(runs.size()) - 1;
+        for_each_task(threads, runs_count * int64_t(count), [&](int64_t task) {
+            const auto run = size_t(task % runs_count);
+            kernels_.run_block(view, &pack.tiles[size_t(runs[run])], runs[run + 1] - runs[run],
+                               blocks[task / runs_count], out, epilogue,
+                               block_work.at_least(panel_work_bytes(isa_, together)));
+        });
+    }
+}
+
+}  // namespace tvw

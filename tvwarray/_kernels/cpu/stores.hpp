@@ -1,0 +1,147 @@
+// From sums in registers to results in memory: bias, activation, rounding, strides.
+//
+// Sums come in two shapes. Across: lanes are rows of A, one right-hand side a vector. Along: lanes are
+// right-hand sides, one row of A a vector; `store_transposed` turns squares of these into the first
+// shape when the rows of A are contiguous in memory, as in `x @ A.T`.
+#pragma once
+
+#include <type_traits>
+
+#include "simd.hpp"
+
+namespace tvw {
+namespace {
+
+// Calls f with a null pointer of the result's element type: what sums of T may be rounded to.
+template <class T, class F> TVW_INLINE void with_result_type(Type type, F f) {
+    if constexpr (std::is_same_v<T, float>) {
+        if (type == Type::f16) return f(static_cast<half*>(nullptr));
+        if (type == Type::bf16) return f(static_cast<bfloat*>(nullptr));
+    }
+    f(static_cast<T*>(nullptr));
+}
+
+template <class T> TVW_INLINE Vec<T> activate(Vec<T> v, Activation a) {
+    // Written so that NaN stays NaN.
+    return a == Activation::relu ? (v < T(0) ? Vec<T>{} : v) : v;
+}
+
+// A vector's worth of a tile's rows, or the last few of them.
+struct Rows {
+    const int32_t* index;
+    int count;
+    bool contiguous;  // a whole vector of consecutive rows
+
+    template <class T> static TVW_INLINE Rows of(const int32_t* index, int left) {
+        constexpr int L = kLanes<T>;
+        int n = left < L ? left : L;
+        return {index, n, n == L && index[L - 1] - index[0] == L - 1};
+    }
+};
+
+template <class T> TVW_INLINE Vec<T> load_bias(const Epilogue& e, const Rows& rows) {
+    if (!e.bias) return Vec<T>{};
+    auto bias = static_cast<const T*>(e.bias);
+    if (rows.contiguous) return load<Vec<T>>(bias + rows.index[0]);
+    T some[kLanes<T>] = {};
+    for (int i = 0; i < rows.count; i++) some[i] = bias[rows.index[i]];
+    return load<Vec<T>>(some);
+}
+
+// One right-hand side's sums for some rows of A.
+template <class T, class O>
+TVW_INLINE void store_across(Vec<T> sums, const Rows& rows, const Strided& out, int rhs) {
+    if (rows.contiguous && out.row == int64_t(sizeof(O)))
+        return store_as<T>(reinterpret_cast<O*>(out.at(rows.index[0], rhs)), sums);
+    O some[kLanes<T>];
+    store_as<T>(some, sums);
+    for (int i = 0; i < rows.count; i++) memcpy(out.at(rows.index[i], rhs), some + i, sizeof(O));
+}
+
+// One row's sums for some right-hand sides, `count` of them wanted.
+template <class T, class O> TVW_INLINE void store_along(Vec<T> sums, char* to, int count) {
+    if (count >= kLanes<T>) return store_as<T>(reinterpret_cast<O*>(to), sums);
+    O some[kLanes<T>];
+    store_as<T>(some, sums);
+    memcpy(to, some, sizeof(O) * size_t(count));
+}
+
+// A square of sums whose rows of A and right-hand sides are all wanted and contiguous.
+template <class T, class O>
+TVW_INLINE void store_square(const T* sums, int pitch, Vec<T> bias, Activation f, char* to, int64_t step) {
+    constexpr int L = kLanes<T>;
+    Vec<T> square[L];
+#pragma GCC unroll 16
+    for (int j = 0; j < L; j++) square[j] = load<Vec<T>>(sums + j * pitch);
+    transpose<T>(square);
+#pragma GCC unroll 16
+    for (int j = 0; j < L; j++, to += step)
+        store_as<T>(reinterpret_cast<O*>(to), activate<T>(square[j] + bias, f));
+}
+
+// sums (rows, vectors * lanes) -> out, whose rows of A are contiguous.
+template <class T>
+void store_transposed(const T* sums, const int32_t* rows, int count, const Block& block,
+                      const Strided& out, const Epilogue& e) {
+    constexpr int L = kLanes<T>;
+    const int pitch = block.vectors * L;
+    with_result_type<T>(out.type, [&](auto* type) __attribute__((always_inline)) {
+        using O = std::remove_pointer_t<decltype(type)>;
+        // Right-hand sides outermost: the lines of one lie side by side, those of two pages apart.
+        for (int m = 0; m < block.count; m += L) {
+            const int wide = block.count - m < L ? block.count - m : L;
+            for (int i = 0; i < count; i += L) {
+                const Rows some = Rows::of<T>(rows + i, count - i);
+                const Vec<T> bias = load_bias<T>(e, some);
+                const T* square = sums + i * pitch + m;
+                if (some.contiguous && wide == L) {
+                    store_square<T, O>(square, pitch, bias, e.activation,
+                                       out.at(some.index[0], block.first + m), out.column);
+                    continue;
+                }
+                for (int w = 0; w < wide; w++) {  // ragged or scattered: one right-hand side at a time
+                    T column[L];
+                    for (int j = 0; j < L; j++) column[j] = square[j * pitch + w];
+                    store_across<T, O>(activate<T>(load<Vec<T>>(column) + bias, e.activation), some, out,
+                                       block.first + m + w);
+                }
+            }
+        }
+    });
+}
+
+// sums (rows, vectors * lanes) -> out, whose right-hand sides are contiguous.
+template <class T>
+void store_straight(const T* sums, const int32_t* rows, int count, const Block& block,
+                    const Strided& out, const Epilogue& e) {
+    constexpr int L = kLanes<T>;
+    with_result_type<T>(out.type, [&](auto* type) __attribute__((always_inline)) {
+        using O = std::remove_pointer_t<decltype(type)>;
+        for (int i = 0; i < count; i++, sums += block.vectors * L) {
+            const Vec<T> bias = broadcast(e.bias ? static_cast<const T*>(e.bias)[rows[i]] : T(0));
+            for (int m = 0; m < block.count; m += L)
+                store_along<T, O>(activate<T>(load<Vec<T>>(sums + m) + bias, e.activation),
+                                  out.at(rows[i], block.first + m), block.count - m);
+        }
+    });
+}
+
+// sums (right-hand sides, 2 vectors of rows) of one strip -> out, in any order.
+template <class T>
+void store_strip(const T* sums, const Pass& pass, const int32_t* rows, int count, const Strided& out,
+                 const Epilogue& e) {
+    constexpr int L = kLanes<T>;
+    with_result_type<T>(out.type, [&](auto* type) __attribute__((always_inline)) {
+        using O = std::remove_pointer_t<decltype(type)>;
+        for (int i = 0; i < 2 * L && i < count; i += L) {
+            const Rows some = Rows::of<T>(rows + i, count - i);
+            const Vec<T> bias = load_bias<T>(e, some);
+            for (int r = 0; r < pass.count; r++)
+                store_across<T, O>(activate<T>(load<Vec<T>>(sums + 2 * L * r + i) + bias, e.activation),
+                                   some, out, pass.first + r);
+        }
+    });
+}
+
+}  // namespace
+}  // namespace tvw
