@@ -9,14 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from cpu_cases import compiled_only, tvw_case
 from strategies import dtype
-from test_cpu import tvw_case
 
 from tvwarray._backends.cpu import BACKEND
 from tvwarray._kernels.cpu import threads
-from tvwarray._native import native
-
-compiled_only = pytest.mark.skipif(native() is None, reason="needs the compiled extension")
 
 
 def problem(seed, n, kind="float32"):

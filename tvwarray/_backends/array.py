@@ -145,9 +145,15 @@ class ArrayBackend:
         result_dtype = product_dtype(packed.dtype, dtype_of(x))
         summed = _summing_dtype(packed.dtype, dtype_of(x))
         flip = isinstance(x, np.ndarray) and x.flags.f_contiguous and not x.flags.c_contiguous
-        product = _rmatmul if transposed else _matmul
         with np.errstate(all="ignore"):  # NaN and overflow are results here, not accidents
-            result = _finish(xp, product(xp, packed, as_dtype(x, summed), flip), result_dtype)
+            if transposed:
+                product = _rmatmul(xp, packed, as_dtype(x, summed), flip)
+            else:
+                into = out if _takes_tiles(packed, out, x, summed, flip) else None
+                product = _matmul(xp, packed, as_dtype(x, summed), flip, into)
+            if product is out and out is not None:
+                return out
+            result = _finish(xp, product, result_dtype)
         if out is None:
             return result
         out[...] = result
@@ -179,10 +185,20 @@ def _finish(xp: Namespace, product: Array, dtype: DType) -> Array:
     return as_dtype(product, dtype)
 
 
-def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool) -> Array:
+def _takes_tiles(
+    packed: ArrayPacked, out: Array | None, x: Array, summed: DType, flip: bool
+) -> bool:
+    """Say whether tiles may write their rows straight to `out`."""
+    if not isinstance(out, np.ndarray) or packed.row_place is not None or out.dtype != summed:
+        return False
+    in_order = out.flags.f_contiguous if flip else out.flags.c_contiguous
+    return in_order and not np.may_share_memory(out, x)
+
+
+def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool, into: Array | None) -> Array:
     n, dtype = x.shape[1], dtype_of(x)
     x = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x  # gathers whole rows
-    total = _empty(xp, packed.kept_rows, x, flip)
+    total = _empty(xp, packed.kept_rows, x, flip) if into is None else into
     panel = max(64, _PANEL_BYTES // max(1, n * dtype.itemsize))
     buffer = _empty(xp, panel, x, False)
     for tile in packed.tiles:

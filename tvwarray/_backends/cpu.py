@@ -75,7 +75,9 @@ class CpuBackend:
         if a not in _FLOAT32_SUMS | _ALONE:
             return f"multiplies {', '.join(sorted(_FLOAT32_SUMS | _ALONE))}; A holds {a}"
         if not (a == b if a in _ALONE else b in _FLOAT32_SUMS):
-            return f"multiplies {a} with {a if a in _ALONE else 'float32, float16, bfloat16'}, not {b}"
+            return (
+                f"multiplies {a} with {a if a in _ALONE else 'float32, float16, bfloat16'}, not {b}"
+            )
         if x.shape[1] > _MOST_COLUMNS:
             return f"needs at most 2**31 - 1 columns of X, got {x.shape[1]}"
         return ""
@@ -168,10 +170,8 @@ def _bits(x: HostArray) -> HostArray:
 
 def _empty_like(rows: int, x: HostArray, dtype: DType) -> HostArray:
     """Return a new (rows, n) array in the memory order of `x`."""
-    n = x.shape[1]
-    if abs(x.strides[0]) < abs(x.strides[1]):
-        return np.empty((n, rows), dtype).T
-    return np.empty((rows, n), dtype)
+    order: Literal["F", "C"] = "F" if abs(x.strides[0]) < abs(x.strides[1]) else "C"
+    return np.empty((rows, x.shape[1]), dtype, order)
 
 
 def _writable_in_place(out: HostArray, x: HostArray) -> bool:
