@@ -1,0 +1,31 @@
+"""Every instruction: importing this module registers their decoders."""
+
+from . import (
+    ops_atomic,
+    ops_bits,
+    ops_collective,
+    ops_compare,
+    ops_control,
+    ops_convert,
+    ops_copy,
+    ops_float,
+    ops_half,
+    ops_integer,
+    ops_memory,
+    ops_tensor,
+)
+
+__all__ = [
+    "ops_atomic",
+    "ops_bits",
+    "ops_collective",
+    "ops_compare",
+    "ops_control",
+    "ops_convert",
+    "ops_copy",
+    "ops_float",
+    "ops_half",
+    "ops_integer",
+    "ops_memory",
+    "ops_tensor",
+]

@@ -1,0 +1,141 @@
+"""``cp.async``: copies from global to shared memory that land when waited for.
+
+Bulk copies (``cp.async.bulk``) and ``mbarrier`` belong here once they are needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from .decode import opcode
+from .errors import InvalidOperand, UnknownOpcode
+from .operands import Decoder, Op
+from .ops_memory import note_shared
+from .program import Immediate, Instruction, Operand, Register
+from .warp import Array, Mask, Warp
+
+_HINT = re.compile(r"L2::\w+")
+# Bytes that the threads at `lanes` read; None where each reads all.
+SourceBytes = Callable[[Warp, Array | None], Array | None]
+
+
+@opcode("cp")
+def _cp(d: Decoder, ins: Instruction) -> Op:
+    if ins.modifiers[:1] != ("async",):
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+    form = ins.modifiers[1] if len(ins.modifiers) > 1 else ""
+    if form == "commit_group":
+        return _commit
+    if form == "wait_all":
+        return _wait(None)
+    if form == "wait_group":
+        newest = ins.operands[0]
+        if not isinstance(newest, Immediate):
+            raise InvalidOperand("cp.async.wait_group takes a constant")
+        return _wait(int(newest.value))
+    if form in ("ca", "cg"):
+        return _copy(d, ins, form)
+    raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+
+
+def _commit(w: Warp, mask: Mask) -> None:
+    w.copies.commit(mask)
+
+
+def _wait(newest: int | None) -> Op:
+    def op(w: Warp, mask: Mask) -> None:
+        w.copies.wait(w, mask, newest)
+
+    return op
+
+
+def _copy(d: Decoder, ins: Instruction, form: str) -> Op:
+    """``cp.async.ca|cg.shared.global{hints} [dst], [src], size{, src-size | ignore-src}{,
+    policy}``.
+    """
+    for name in ins.modifiers[2:]:
+        if name not in ("shared", "shared::cta", "global") and not _HINT.fullmatch(name):
+            raise UnknownOpcode(f"{ins.mnemonic}: .{name} is not known")
+    target, source = d.address(ins.operands[0]), d.address(ins.operands[1])
+    size = ins.operands[2]
+    if not isinstance(size, Immediate) or size.value not in ((16,) if form == "cg" else (4, 8, 16)):
+        raise InvalidOperand(
+            f"cp.async.{form} copies {'16' if form == 'cg' else '4, 8 or 16'} bytes"
+        )
+    nbytes = int(size.value)
+    extra = list(ins.operands[3:])
+    if "L2::cache_hint" in ins.modifiers:
+        extra.pop()
+    wanted = _source_bytes(d, extra[0] if extra else None, nbytes)
+    d.grain = min(d.grain, nbytes)
+    note = note_shared(d, ins)
+    unit = min(nbytes, 8)
+
+    def op(w: Warp, mask: Mask) -> None:
+        lanes = w.lanes_of(mask)
+        to, start = target(w), source(w)
+        if lanes is not None:
+            to, start = to[lanes], start[lanes]
+        memory = w.launch.memory
+        count = wanted(w, lanes)
+        if count is None:
+            value = memory.read(w, lanes, start, nbytes, unit)
+        else:
+            value = _partial(w, lanes, start, count, nbytes, unit)
+        w.copies.issue(w, lanes, to, value, nbytes)
+        note(w, lanes, to, nbytes)
+
+    return op
+
+
+def _source_bytes(d: Decoder, operand: Operand, nbytes: int) -> SourceBytes:
+    """Bytes to read for each thread: None where every thread reads them all."""
+    if operand is None:
+        return lambda w, lanes: None
+    if isinstance(operand, Register) and operand.bits == 1:
+        ignore = d.src(operand, "pred")
+
+        def ignored(w: Warp, lanes: Array | None) -> Array | None:
+            flags = ignore(w) if lanes is None else ignore(w)[lanes]
+            return np.where(flags, 0, nbytes) if flags.any() else None
+
+        return ignored
+    size = d.src(operand, "u32")
+
+    def sized(w: Warp, lanes: Array | None) -> Array | None:
+        counts = w.whole(size(w)).astype(np.int64)
+        counts = counts if lanes is None else counts[lanes]
+        if (counts > nbytes).any():
+            at = int(np.flatnonzero(counts > nbytes)[0])
+            raise InvalidOperand(
+                f"cp.async reads {counts[at]} of {nbytes} bytes",
+                lane=at if lanes is None else int(lanes[at]),
+            )
+        return counts if (counts != nbytes).any() else None
+
+    return sized
+
+
+def _partial(
+    w: Warp, lanes: Array | None, start: Array, count: Array, nbytes: int, unit: int
+) -> Array:
+    """Read `count` bytes a thread and fill up with zeros; a thread that reads nothing may point
+    anywhere.
+    """
+    memory = w.launch.memory
+    raw = np.zeros((len(start), nbytes), np.uint8)
+    where = np.arange(w.size) if lanes is None else lanes
+    for amount in np.unique(count):
+        some = np.flatnonzero(count == amount)
+        if amount == nbytes:
+            raw[some] = memory.read(w, where[some], start[some], nbytes, 1)
+        elif amount:
+            # The source is aligned to the copy size even where only part of it is read.
+            memory.check_alignment(where[some], start[some], nbytes)
+            for i in range(int(amount)):
+                raw[some, i] = memory.read(w, where[some], start[some] + i, 1, 1)
+    value = raw.view(f"u{unit}")
+    return value[:, 0] if unit == nbytes else value

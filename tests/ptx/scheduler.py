@@ -1,0 +1,139 @@
+"""Runs one batch of blocks to the end: warps in turn, divergent threads, barriers, deadlocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .decode import Code
+from .errors import DivergentCollective, Livelock, PtxError
+from .launch import Launch
+from .warp import LANES, Warp
+
+__all__ = ["Batch"]
+
+# Steps after which a fragment gives way: a spin loop must not starve the one it waits for.
+_SLICE = 10_000
+
+
+class Batch:
+    """The warps of a batch of blocks.
+
+    Parameters
+    ----------
+    code : Code
+    launch : Launch
+    turns : callable
+        The order in which warps run, drawn anew for each round between barriers.
+    max_steps : int
+        Steps of warp slots after which the launch is given up.
+    """
+
+    def __init__(
+        self, code: Code, launch: Launch, turns: Callable[[int], Sequence[int]], max_steps: int
+    ) -> None:
+        self.code, self.launch, self.turns, self.max_steps = code, launch, turns, max_steps
+        self.warps = [Warp(launch, i, code.registers) for i in range(launch.geometry.warps)]
+
+    def run(self) -> None:
+        """Run round after round; in each, every warp goes as far as it can."""
+        while True:
+            for number in self.turns(len(self.warps)):
+                self._run_warp(self.warps[number])
+            moved = self.launch.barriers.resolve(self.warps)
+            for warp in self.warps:
+                parked, warp.parked = warp.parked, {}
+                for pc, mask in parked.items():
+                    warp.add(pc, mask)
+                    moved = True
+            if all(warp.done for warp in self.warps):
+                return
+            if not moved:
+                raise self._stuck()
+
+    def _run_warp(self, warp: Warp) -> None:
+        try:
+            self._steps(warp)
+        except PtxError as error:
+            self._locate(error, warp)
+            raise
+
+    def _steps(self, warp: Warp) -> None:
+        """Run until every thread of the slot waits, has left, or has given way."""
+        ops, executed = self.code.ops, self.launch.counters.executed
+        blocks, end = warp.blocks, len(ops)
+        left = _SLICE
+        while warp.ready:
+            pc = min(warp.ready)
+            mask = warp.ready.pop(pc)
+            if pc >= end:
+                warp.retire(mask)
+                continue
+            # This fragment is the only one below `limit`; there it may meet another.
+            limit = min(warp.ready, default=end)
+            weight = blocks if mask is None else _warps_in(mask)
+            while True:
+                warp.pc = pc
+                outcome = ops[pc](warp, mask)
+                executed[pc] += weight
+                left -= 1
+                if outcome is None:
+                    pc += 1
+                elif outcome >= 0:
+                    pc = outcome
+                else:
+                    break
+                if pc >= limit or left <= 0:
+                    warp.add(pc, mask)
+                    break
+            if left <= 0 and warp.ready:
+                lowest = min(warp.ready)
+                warp.park(lowest, warp.ready.pop(lowest))
+                self._count(_SLICE)
+                left = _SLICE
+        self._count(_SLICE - left)
+
+    def _count(self, steps: int) -> None:
+        counters = self.launch.counters
+        counters.steps += steps
+        if counters.steps > self.max_steps:
+            raise Livelock(
+                f"{counters.steps} steps and no end: threads wait for something that never comes"
+            )
+
+    def _stuck(self) -> PtxError:
+        """Why nothing can move any more."""
+        for warp in self.warps:
+            for pc, mask in warp.stalled.items():
+                warp.pc = pc
+                divergent = DivergentCollective(
+                    "some threads of the warp never reach this instruction",
+                    lane=int(np.flatnonzero(mask)[0]),
+                )
+                self._locate(divergent, warp)
+                return divergent
+        error = self.launch.barriers.deadlock(self.warps)
+        waiting = next(w for w in self.warps if w.waiting)
+        waiting.pc = waiting.waiting[0].resume - 1
+        self._locate(error, waiting)
+        return error
+
+    def _locate(self, error: PtxError, warp: Warp) -> None:
+        """Say where: kernel, line, instruction, block and thread."""
+        kernel = self.code.kernel
+        instruction = kernel.code[min(warp.pc, len(kernel.code) - 1)]
+        where = (
+            f"{kernel.name}, line {instruction.line}: {instruction.mnemonic}; warp {warp.number}"
+        )
+        if error.lane is not None:
+            number = int(self.launch.block_numbers[error.lane // LANES])
+            x, y, _ = self.launch.geometry.grid
+            block = (number % x, number // x % y, number // (x * y))
+            where += f", block {block}, thread {int(warp.thread[error.lane])}"
+        error.where = where
+
+
+def _warps_in(mask: npt.NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask.reshape(-1, LANES).any(axis=1)))
