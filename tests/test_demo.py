@@ -8,7 +8,9 @@ import json
 import subprocess
 import sys
 import zipfile
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 import tvwarray
 from tvwarray.__main__ import main
-from tvwarray._cli import bench, demo, env, machine, measure, table, weights
+from tvwarray._cli import bench, bench_cpu, demo, env, machine, measure, table, weights
+from tvwarray._kernels.cpu import threads as engine_threads
 from tvwarray._matmul import BACKENDS
 
 SHAPES = dict(zip(demo.WEIGHTS, [(96, 32), (32, 96), (32, 32)], strict=True))
@@ -253,14 +256,78 @@ def test_bench_finds_a_wrong_product(cli, monkeypatch):
     assert "x @ A.T" in out
 
 
+def test_bench_of_the_engine(capsys, monkeypatch):
+    """The table with small shapes; PyTorch's columns are empty where it is not installed."""
+    monkeypatch.setattr(bench_cpu, "_SWEEP_BYTES", 1000)
+    args = Namespace(threads=1, seconds=0.01, markdown=True)
+    assert bench_cpu.run(args, shapes=((1, 64, 96), (20, 64, 96))) == 0
+    out = capsys.readouterr().out
+    assert out.count("| 20x64x96 |") == 4
+    assert "x @ A.T, float32, backend:" in out
+    monkeypatch.setattr(bench_cpu, "error_share", lambda *_: 2.0)
+    monkeypatch.setattr(bench_cpu, "SPARSITIES", (0.75,))
+    both = Namespace(threads=None, seconds=0.01, markdown=False)
+    assert bench_cpu.run(both, shapes=((4, 64, 96),)) == 1
+    assert "4x64x96" in capsys.readouterr().out
+
+
+def test_bench_of_the_engine_with_torch(monkeypatch):
+    """A stand-in that multiplies by NumPy: every peer of PyTorch takes part and agrees."""
+
+    class Tensor(np.ndarray):
+        def to_mkldnn(self):
+            return self
+
+        def copy_(self, other):
+            self[...] = other
+
+    def tensor(a):
+        return np.asarray(a).view(Tensor)
+
+    class Linear:
+        def __init__(self, cols, rows, bias):
+            self.weight = tensor(np.zeros((rows, cols), np.float32))
+
+        def requires_grad_(self, flag):
+            return self
+
+        def __call__(self, x):
+            return x @ self.weight.T
+
+    def csr(indptr, indices, data, size):
+        return sp.csr_array((data, indices, indptr), shape=size)
+
+    functional = SimpleNamespace(linear=lambda x, w: x @ w.T)
+    torch = SimpleNamespace(
+        from_numpy=tensor,
+        sparse_csr_tensor=csr,
+        nn=SimpleNamespace(functional=functional, Linear=Linear),
+        backends=SimpleNamespace(mkldnn=SimpleNamespace(is_available=lambda: True)),
+    )
+    mkldnn = SimpleNamespace(to_mkldnn=lambda layer: layer)
+    modules = {"torch": torch, "torch.utils.mkldnn": mkldnn}
+    monkeypatch.setattr(bench_cpu, "find_spec", lambda name: name)
+    monkeypatch.setattr(bench_cpu, "import_module", modules.__getitem__)
+    rng = np.random.default_rng(0)
+    A = tvwarray.sparsify(rng.standard_normal((32, 48), dtype=np.float32), 0.75)
+    x = rng.standard_normal((5, 48), dtype=np.float32)
+    contenders = bench_cpu._contenders(A, x)
+    assert {"torch dense", "torch csr", "oneDNN packed"} < set(contenders)
+    for name, product in contenders.items():
+        got = np.asarray(product())
+        expected = x @ A.toarray().T
+        np.testing.assert_allclose(got if got.shape == (5, 32) else got.T, expected, atol=1e-4)
+        assert name
+
+
 def test_bench_limits_threads(cli, monkeypatch):
     threadpoolctl = pytest.importorskip("threadpoolctl")
     before = threadpoolctl.threadpool_info()
     assert "BLAS threads: 1;" in cli("bench", *QUICK, "--threads", 1)[1]
-    monkeypatch.setenv("TVWARRAY_NUM_THREADS", "7")
+    engine_before = engine_threads.num_threads()
     with machine.threads(1):
-        assert machine.os.environ["TVWARRAY_NUM_THREADS"] == "1"
-    assert machine.os.environ["TVWARRAY_NUM_THREADS"] == "7"
+        assert engine_threads.num_threads() == 1
+    assert engine_threads.num_threads() == engine_before
     assert threadpoolctl.threadpool_info() == before
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 import tvwarray
+from tvwarray._cli import bench_cpu
 from tvwarray._cli.machine import machine, machine_line, threads
 from tvwarray._cli.measure import (
     Timing,
@@ -57,6 +58,8 @@ class Record(NamedTuple):
 
 def run(args: Namespace) -> int:
     """Measure every combination; exit status 1 if a product is outside its error bound."""
+    if args.cpu:
+        return bench_cpu.run(args)
     shapes = [parse_shape(s) for s in args.shape]
     if min(args.n) < 1:
         raise ValueError(f"--n is {min(args.n)}; it is 1 or more.")

@@ -15,8 +15,7 @@ import scipy
 
 from tvwarray._errors import BackendError
 from tvwarray._install import __version__
-
-_THREADS_VARIABLE = "TVWARRAY_NUM_THREADS"
+from tvwarray._kernels.cpu.threads import limit_threads
 
 
 def machine() -> dict[str, str]:
@@ -105,13 +104,5 @@ def threads(count: int | None) -> Iterator[None]:
         from threadpoolctl import threadpool_limits
     except ImportError as e:
         raise BackendError('--threads needs threadpoolctl: pip install "tvwarray[bench]".') from e
-    before = os.environ.get(_THREADS_VARIABLE)
-    os.environ[_THREADS_VARIABLE] = str(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        if before is None:
-            del os.environ[_THREADS_VARIABLE]
-        else:
-            os.environ[_THREADS_VARIABLE] = before
+    with threadpool_limits(count), limit_threads(count):
+        yield

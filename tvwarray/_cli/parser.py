@@ -99,6 +99,7 @@ examples:
   tvwarray bench
   tvwarray bench --shape 4096x4096 1536x384 --sparsity 0.9 --n 1 8 512 --threads 1
   tvwarray bench --dtype float64 --json > results.json
+  tvwarray bench --cpu                  the table of docs/cpu.md, PyTorch too if it is there
 """
 
 
@@ -183,6 +184,11 @@ def _bench(p: ArgumentParser) -> None:
     for name, kind, default, metavar, help in defaults:
         shown = f"{help} (default: {' '.join(map(str, default))})"
         p.add_argument(name, nargs="+", type=kind, default=default, metavar=metavar, help=shown)
+    p.add_argument(
+        "--cpu",
+        action="store_true",
+        help="the fixed table of layer shapes, one and two threads, cold and warm, all peers",
+    )
     p.add_argument("--dtype", choices=bench.DTYPES, default="float32", help="(default: float32)")
     p.add_argument(
         "--seconds", type=float, default=0.4, metavar="T", help="for each line (default: 0.4)"
