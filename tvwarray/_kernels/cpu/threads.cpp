@@ -11,6 +11,11 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+
+#include <vector>
+#endif
 
 namespace tvw {
 namespace {
@@ -35,6 +40,36 @@ template <class F> bool spin(F ready) {
     return true;
 }
 
+// Keeps the pool's threads off the caller's processor. The system tends to wake a thread beside the one
+// that woke it, and to leave it there while BLAS threads that spin after a product hold the others:
+// sharing with those gains something, sharing with the caller nothing.
+class Placement {
+  public:
+#if defined(__linux__)
+    void add(pthread_t thread) {
+        threads_.push_back(thread);
+        avoided_ = -1;
+    }
+
+    void avoid_caller() {
+        const int cpu = sched_getcpu();
+        if (cpu == avoided_ || cpu < 0 || threads_.empty()) return;
+        avoided_ = cpu;
+        cpu_set_t allowed;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < 2) return;
+        CPU_CLR(cpu, &allowed);
+        for (pthread_t t : threads_) pthread_setaffinity_np(t, sizeof allowed, &allowed);
+    }
+
+  private:
+    std::vector<pthread_t> threads_;
+    int avoided_ = -1;  // -1: to be set anew
+#else
+    template <class T> void add(T) {}
+    void avoid_caller() {}
+#endif
+};
+
 struct Region {
     int64_t count;
     void (*task)(void*, int64_t);
@@ -52,6 +87,7 @@ class Pool {
         std::unique_lock<std::mutex> alone(running_, std::try_to_lock);
         if (threads <= 1 || region.count <= 1 || !alone) return region.work();
         hire(threads - 1);
+        placement_.avoid_caller();
         {
             std::lock_guard<std::mutex> lock(mutex_);
             region_ = &region;
@@ -72,7 +108,9 @@ class Pool {
   private:
     void hire(int wanted) {
         for (; workers_ < wanted; workers_++) try {
-                std::thread([this] { serve(); }).detach();
+                std::thread worker([this] { serve(); });
+                placement_.add(worker.native_handle());
+                worker.detach();
             } catch (const std::system_error&) {
                 return;  // no more threads to be had: fewer will do
             }
@@ -97,6 +135,7 @@ class Pool {
         }
     }
 
+    Placement placement_;  // under running_, as are the workers hired
     std::mutex running_;  // one region at a time
     std::mutex mutex_;    // the rest
     std::condition_variable wake_, left_;

@@ -1,0 +1,238 @@
+"""What only a GPU can show: that it computes what the interpreter does, and that launching works.
+
+Marked `gpu`; everything here runs in a minute or two. `tests/gpu/sanitize.py` runs the same kernels
+under compute-sanitizer, `tests/gpu/timings.py` measures them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from interpreter_launcher import InterpreterLauncher
+from kernel_problems import (
+    BFLOAT16,
+    FLOAT16,
+    PAIRS,
+    Product,
+    draw_tiles,
+    exact,
+    integers,
+    normals,
+    rounding,
+    storage_of,
+    uniform,
+)
+from ptx import Interpreter
+
+from tvwarray._backends.cuda import CudaBackend
+from tvwarray._kernels.compile import compile_source, shipped_sources
+from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.launch import CupyLauncher, multiply
+from tvwarray._kernels.pack import pack
+from tvwarray._kernels.select import configs
+from tvwarray._storage import ARRAY_FIELDS, TVWStorage
+
+pytestmark = pytest.mark.gpu
+
+ACCUMULATION = 2.0
+"""c of the error bound |got - exact| <= c K 2**-24 (|A| |X|): tensor cores truncate sums."""
+
+
+@cache
+def architecture() -> str:
+    import cupy
+
+    return str(cupy.cuda.Device().compute_capability)
+
+
+def to_gpu(storage: TVWStorage) -> TVWStorage:
+    import cupy
+
+    arrays = {name: getattr(storage, name) for name in ARRAY_FIELDS}
+    moved = {name: None if x is None else cupy.asarray(x) for name, x in arrays.items()}
+    return TVWStorage(storage.shape, storage.tile_rows, storage.vector, **moved)
+
+
+def probe(name: str, dtype: np.dtype[Any], inputs: tuple[np.ndarray, ...]) -> tuple[Any, Any]:
+    """Return what hardware and interpreter make of one instruction; words of all lanes."""
+    import cupy
+
+    config = next(c for c in configs(architecture(), dtype, True))
+    texts = {
+        **shipped_sources(config.kernel),
+        "config.cuh": config.header(),
+        "probe.cu": (Path(__file__).parent / "gpu" / "probe.cu").read_text(),
+    }
+    folder = compile_source("probe.cu", texts, architecture())
+    kernel = cupy.RawModule(path=str(folder / "kernel.cubin")).get_function(name)
+    device = [cupy.asarray(x) for x in inputs]
+    out = cupy.zeros(128, cupy.uint32)
+    kernel((1,), (32,), (*device, out))
+    machine = Interpreter((folder / "kernel.ptx").read_text())
+    simulated = np.zeros(128, np.uint32)
+    machine.launch(name, 1, 32, [*inputs, simulated])
+    return out.get(), simulated
+
+
+def lanes(rng: np.random.Generator, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
+    """Return registers for a warp: integers, every lane and register another, valid metadata."""
+    a = rng.integers(-12, 13, 256).astype(dtype).view(np.uint32)
+    b = rng.integers(-12, 13, 256).astype(dtype).view(np.uint32)
+    nibble = np.array([p | q << 2 for p, q in PAIRS], np.uint64)[rng.integers(0, 6, (32, 8))]
+    meta = (nibble << (4 * np.arange(8, dtype=np.uint64))).sum(axis=1).astype(np.uint32)
+    c = rng.integers(-1000, 1000, 128).astype(np.float32)
+    return a, b, meta, c
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("name", ["sparse_0", "sparse_1", "dense_0", "dense_1", "transpose"])
+def test_one_instruction_agrees_with_the_interpreter(name: str, dtype: np.dtype[Any]) -> None:
+    for seed in range(50):
+        got, simulated = probe(name, dtype, lanes(np.random.default_rng(seed), dtype))
+        np.testing.assert_array_equal(got, simulated)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+def test_rounding_agrees_with_the_interpreter(dtype: np.dtype[Any]) -> None:
+    rng = np.random.default_rng(0)
+    a, b, meta, _ = lanes(rng, dtype)
+    for scale in (1.0, 1e-7, 1e5, 1e38):
+        with np.errstate(over="ignore"):
+            c = (rng.standard_normal(128) * scale).astype(np.float32)
+        c[:3] = np.inf, -np.inf, 65520.0
+        got, simulated = probe("round_sums", dtype, (a, b, meta, c))
+        np.testing.assert_array_equal(got, simulated)
+
+
+def ragged(dtype: np.dtype[Any], sparse: bool, n: int, values: str = "integers") -> Product:
+    rng = np.random.default_rng(n)
+    rows, tiles = draw_tiles(
+        rng, [128, 5, 0, 130, 256, 64, 31], [208, 512, 64, 0, 96, 1024, 16], 77, 700
+    )
+    source = integers(rng) if values == "integers" else normals(rng)
+    storage = storage_of((rows, 700), tiles, dtype, sparse, source, rng)
+    return Product(storage, source((700, n)).astype(dtype))
+
+
+def all_configs() -> list[Any]:
+    """Return (dtype, sparse, place in the list of shipped configs); known before a GPU is."""
+    return [
+        pytest.param(dtype, sparse, i, id=f"{dtype.name}-{'2:4' if sparse else 'all'}-{i}")
+        for dtype in (FLOAT16, BFLOAT16)
+        for sparse in (True, False)
+        for i in range(len(configs("90", dtype, sparse)))
+    ]
+
+
+def run(product: Product, config: KernelConfig | None = None, out: Any = None) -> np.ndarray:
+    import cupy
+
+    packed = pack(to_gpu(product.storage))
+    got = multiply(CupyLauncher(), packed, cupy.asarray(product.x), out, config)
+    return got.get()
+
+
+@pytest.mark.parametrize(("dtype", "sparse", "i"), all_configs())
+def test_every_kernel_is_exact_on_integers(dtype: np.dtype[Any], sparse: bool, i: int) -> None:
+    """Ragged tiles, empty ones, dropped rows, repeated columns, every kind of n."""
+    config = configs(architecture(), dtype, sparse)[i]
+    for n in (1, 7, 8, 64, 200, 513):
+        product = ragged(dtype, sparse, n)
+        np.testing.assert_array_equal(run(product, config), exact(product)[0].astype(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "sparse", "i"), all_configs())
+def test_every_kernel_is_bounded_on_normals(dtype: np.dtype[Any], sparse: bool, i: int) -> None:
+    config = configs(architecture(), dtype, sparse)[i]
+    product = ragged(dtype, sparse, 200, "normals")
+    y, size, terms = exact(product)
+    error = abs(run(product, config).astype(float) - y)
+    bound = ACCUMULATION * terms[:, None] * 2.0**-24 * size
+    assert (error <= bound + rounding(abs(y) + bound, dtype)).all()
+    worst = (error - rounding(abs(y) + bound, dtype)) / (terms[:, None] * 2.0**-24 * size + 1e-30)
+    print(f"\n{config}: c = {worst.max():.3f}")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("sparse", [True, False])
+def test_large_products_are_exact(dtype: np.dtype[Any], sparse: bool) -> None:
+    product = uniform(2048, 2048, 2048, tile_rows=128, keep=0.5, dtype=dtype, sparse=sparse)
+    expected = exact(product)[0].astype(dtype)
+    for config in configs(architecture(), dtype, sparse):
+        np.testing.assert_array_equal(run(product, config), expected)
+
+
+def test_hardware_and_interpreter_agree_on_the_backend() -> None:
+    """The same public calls, one through CuPy and one through the interpreter."""
+    import cupy
+
+    product = ragged(FLOAT16, True, 96)
+    gpu, host = CudaBackend(), CudaBackend(InterpreterLauncher(architecture()))
+    storage, x = to_gpu(product.storage), cupy.asarray(product.x)
+    assert gpu.refusal(storage, x) == ""
+    expected = host.matmul(host.pack(product.storage), product.x)
+    np.testing.assert_array_equal(gpu.matmul(gpu.pack(storage), x).get(), expected)
+
+
+def test_packing_on_the_gpu_gives_the_same_bytes() -> None:
+    for dtype in (FLOAT16, BFLOAT16):
+        for sparse in (True, False):
+            storage = ragged(dtype, sparse, 1).storage
+            here, there = pack(storage), pack(to_gpu(storage))
+            for name in ("values", "meta", "cols", "rows"):
+                np.testing.assert_array_equal(getattr(here, name), getattr(there, name).get())
+
+
+def test_strided_operands_and_out() -> None:
+    """X and `out` as windows of larger arrays, aligned and not; nothing beside `out` changes."""
+    import cupy
+
+    product = ragged(FLOAT16, True, 64)
+    expected = exact(product)[0].astype(np.float16)
+    packed = pack(to_gpu(product.storage))
+    for shift in (0, 8, 3):
+        big = cupy.full((product.x.shape[0], 96), cupy.nan, cupy.float16)
+        big[:, shift : shift + 64] = cupy.asarray(product.x)
+        wide = cupy.full((expected.shape[0], 90), 7, cupy.float16)
+        window = wide[:, shift : shift + 64]
+        multiply(CupyLauncher(), packed, big[:, shift : shift + 64], window)
+        np.testing.assert_array_equal(window.get(), expected)
+        assert (wide[:, :shift] == 7).all()
+        assert (wide[:, shift + 64 :] == 7).all()
+    transposed = cupy.asarray(np.ascontiguousarray(product.x.T)).T
+    np.testing.assert_array_equal(multiply(CupyLauncher(), packed, transposed).get(), expected)
+
+
+def test_the_current_stream_is_used_and_can_be_captured() -> None:
+    import cupy
+
+    product = ragged(FLOAT16, True, 128)
+    expected = exact(product)[0].astype(np.float16)
+    packed, x = pack(to_gpu(product.storage)), cupy.asarray(product.x)
+    launcher, out = CupyLauncher(), cupy.zeros(expected.shape, cupy.float16)
+    multiply(launcher, packed, x, out)  # compiled and loaded before the capture
+    out[...] = 0
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        stream.begin_capture()
+        multiply(launcher, packed, x, out)
+        graph = stream.end_capture()
+        assert not out.any()
+        graph.launch(stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(out.get(), expected)
+
+
+def test_infinities_stay_where_they_are_multiplied() -> None:
+    """A row of X that no tile uses, and padding slots, do not spread NaN."""
+    product = ragged(FLOAT16, True, 32)
+    used = np.unique(product.storage.col_indices)
+    unused = np.setdiff1d(np.arange(700), used)
+    assert unused.size
+    product.x[unused] = np.inf
+    np.testing.assert_array_equal(run(product), exact(product)[0].astype(np.float16))

@@ -1,0 +1,269 @@
+"""Mutants of the kernels and of the packer: each must be caught, and by the right error.
+
+They test the checker. A mutant is the shipped source with one thing wrong, the kind of thing that
+goes wrong in such kernels; several give right results on a GPU most of the time, or always on one
+chip. If one survives, or dies of something else, the test fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from interpreter_launcher import InterpreterLauncher, UnwrittenError
+from kernel_problems import FLOAT16, Product, draw_tiles, exact, integers, storage_of
+from ptx import (
+    IllegalSelector,
+    InvalidMetadata,
+    OutOfBounds,
+    RaceError,
+    UninitialisedRead,
+)
+
+from tvwarray._kernels import launch, pack
+from tvwarray._kernels.compile import compile_kernel, shipped_sources
+from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.launch import multiply
+from tvwarray._kernels.select import configs
+
+KERNEL = "sm80_tvw_gemm.cu"
+ARCHITECTURE = "90"
+
+
+class WrongResultError(Exception):
+    """The mutant has run to its end and its product is wrong."""
+
+
+class BankConflictError(Exception):
+    """The product is right, and slow."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One replacement in one shipped file, and the error that must come of it."""
+
+    file: str
+    old: str
+    new: str
+    error: type[Exception] | tuple[type[Exception], ...]
+    message: str = ""
+
+
+WAIT = "            wait_for_copies();\n"
+BARRIER = "            block_barrier();\n"
+NEXT = "            write = read;"
+FIRST_BARRIER = "        block_barrier();\n        load_fragments"
+FIRST_WAIT = "        wait_for_copies();\n" + FIRST_BARRIER
+STORE_ONE = "if (n0 + e < n) to[e]"
+INSIDE = "column >= 0 && my_n < n"
+SECOND = "multiply_sparse<1>(to, a[1][m][0], b[i % 2][j], metadata[m])"
+
+MUTANTS = {
+    # ---- waiting ----
+    "missing wait": Mutant(KERNEL, WAIT + BARRIER + NEXT, BARRIER + NEXT, RaceError, "MissingWait"),
+    "missing first wait": Mutant(
+        KERNEL, FIRST_WAIT, FIRST_BARRIER, RaceError, "MissingWait"
+    ),
+    "late wait": Mutant(
+        "ptx.cuh", '"n"(config::stages - 2)', '"n"(config::stages - 1)', RaceError, "MissingWait"
+    ),
+    "wait after the barrier": Mutant(
+        KERNEL, WAIT + BARRIER + NEXT, BARRIER + WAIT + NEXT, RaceError,
+        "Missing",
+    ),
+    "groups not closed": Mutant(
+        KERNEL, "            commit_copies();\n" + WAIT, WAIT, RaceError, "MissingWait"
+    ),
+    # ---- barriers ----
+    "missing barrier": Mutant(
+        KERNEL, BARRIER + NEXT, NEXT, RaceError, "Missing"
+    ),
+    "prefetch before the barrier": Mutant(
+        KERNEL, BARRIER + NEXT,
+        "            if (step + config::stages < block.steps) fetch(read, next_columns, 0, 99);\n"
+        + BARRIER + NEXT,
+        RaceError, "WriteAfterRead",
+    ),
+    "prefetch into the stage being read": Mutant(
+        KERNEL, NEXT, "            write = after(read);", RaceError, "WriteAfterRead"
+    ),
+    "no barrier before the result is staged": Mutant(
+        KERNEL, BARRIER + NEXT,
+        "            if (step + 1 < block.steps) block_barrier();\n" + NEXT, RaceError,
+    ),
+    "missing warp barrier": Mutant(
+        KERNEL, "    warp_barrier();\n", "", RaceError, "MissingWarpSync"
+    ),
+    "ring one stage short": Mutant(
+        KERNEL, "ring + config::stages * stage_bytes;",
+        "ring + (config::stages - 1) * stage_bytes;", RaceError,
+    ),
+    # ---- metadata ----
+    "swapped metadata halves": Mutant(
+        KERNEL, "metadata[m] = next_metadata[m];",
+        "metadata[m] = next_metadata[m] >> 16 | next_metadata[m] << 16;", WrongResultError,
+    ),
+    "wrong selector": Mutant(KERNEL, SECOND, SECOND.replace("<1>", "<0>"), WrongResultError),
+    "selector that does not exist": Mutant(
+        KERNEL, SECOND, SECOND.replace("<1>", "<2>"), IllegalSelector
+    ),
+    "metadata of the next step": Mutant(
+        KERNEL, SECOND, SECOND.replace("metadata[m]", "next_metadata[m]"), WrongResultError
+    ),
+    "metadata of zeros beyond the tile": Mutant(
+        KERNEL, "copy_async(stage + meta_at + at, from, true)",
+        "copy_async(stage + meta_at + at, from, at == valid)", InvalidMetadata,
+    ),
+    "metadata of the wrong brick": Mutant(
+        KERNEL, "stage + meta_at + brick *", "stage + meta_at + (brick ^ 1) *", WrongResultError
+    ),
+    # ---- where things lie ----
+    "swizzle removed": Mutant(
+        "layout.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
+        BankConflictError,
+    ),
+    "swizzle of another row": Mutant(
+        KERNEL, "swizzle(first_row, gather_chunk, x_chunks)",
+        "swizzle(first_row + 1, gather_chunk, x_chunks)", WrongResultError,
+    ),
+    "column list shifted": Mutant(
+        KERNEL, "block.slots + warp * gather_rows", "block.slots + 1 + warp * gather_rows",
+        OutOfBounds,
+    ),
+    "column list shifted backwards": Mutant(
+        KERNEL, "block.slots + warp * gather_rows",
+        "max(block.slots - 1, 0) + warp * gather_rows", WrongResultError,
+    ),
+    "columns of the wrong lane": Mutant(
+        KERNEL, "from_lane(columns, i * gather_rows + gather_row)",
+        "from_lane(columns, (i * gather_rows + gather_row) ^ 1)", WrongResultError,
+    ),
+    "columns of the step before": Mutant(
+        KERNEL, "columns_of(step + config::stages);", "columns_of(step + config::stages - 1);",
+        WrongResultError,
+    ),
+    "wrong row scatter": Mutant(
+        KERNEL, "load_int(rows + block.rows + row)", "load_int(rows + block.rows + (row ^ 1))",
+        WrongResultError,
+    ),
+    "swapped columns of a pair": Mutant(
+        KERNEL, "round_pair(pair[0], pair[1])", "round_pair(pair[1], pair[0])", WrongResultError
+    ),
+    "values of the wrong brick": Mutant(
+        KERNEL, "= brick * brick_fragments", "= (brick ^ 1) * brick_fragments", WrongResultError
+    ),
+    "fragments of one set": Mutant(
+        KERNEL, "b[i % 2][j] = load", "b[(i + 1) % 2][j] = load", WrongResultError
+    ),
+    # ---- edges ----
+    "tail mask off by one": Mutant(
+        KERNEL, STORE_ONE, "if (n0 + e <= n) to[e]", RaceError, "CrossBlock"
+    ),
+    "last column not stored": Mutant(
+        KERNEL, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
+    ),
+    "tail of X not masked": Mutant(KERNEL, INSIDE, "column >= 0", OutOfBounds),
+    "tail of X off by one chunk": Mutant(
+        KERNEL, INSIDE, "column >= 0 && my_n <= n + 7", OutOfBounds
+    ),
+    "padding slot reads X": Mutant(KERNEL, INSIDE, "my_n < n", OutOfBounds),
+    "bricks beyond the tile are stored": Mutant(
+        KERNEL, "row < block.bricks * brick_rows ? load", "true ? load", RaceError, "CrossBlock"
+    ),
+    "padding rows are stored": Mutant(KERNEL, "if (to_row[i] < 0) continue;", "", OutOfBounds),
+    "rows that are zero are left out": Mutant(
+        KERNEL, "    // ---- Registers to Y", "    if (block.steps == 0) return;\n    // ----",
+        UnwrittenError,
+    ),
+    "last step left out": Mutant(
+        KERNEL, "step < block.steps; ++step", "step < block.steps - 1; ++step",
+        (WrongResultError, RaceError),
+    ),
+    "a copy of metadata left out": Mutant(
+        KERNEL, "if (of - 1 - i * of / meta_copies == share) copy_meta",
+        "if (of - 1 - i * of / meta_copies == share && thread != 5) copy_meta", UninitialisedRead,
+    ),
+    # ---- the work ----
+    "the last strip is taken for a whole one": Mutant(
+        "layout.cuh", "const int width = min(strip, n_blocks - first);",
+        "const int width = strip;", UnwrittenError,
+    ),
+    "two blocks do the same": Mutant(
+        "layout.cuh", "const int entry = within / width;",
+        "const int entry = within / width / 2 * 2;", (RaceError, UnwrittenError),
+    ),
+}  # fmt: skip
+
+
+def case(sparse: bool = True) -> Product:
+    """Return a product that reaches every part: ragged in all ways, more steps than stages."""
+    rng = np.random.default_rng(11)
+    rows, tiles = draw_tiles(rng, [75, 128, 0, 40], [560, 400, 32, 0], 19, 200)
+    storage = storage_of((rows, 200), tiles, FLOAT16, sparse, integers(rng), rng)
+    return Product(storage, integers(rng)((200, 141)).astype(FLOAT16))
+
+
+CONFIG = next(
+    c for c in configs(ARCHITECTURE, FLOAT16, True) if (c.block_rows, c.block_n) == (64, 64)
+)
+
+
+def judge(sources: dict[str, str], product: Product, config: KernelConfig, order: Any) -> None:
+    """Run altered sources on a product; raise what is wrong with them, return if nothing is."""
+    kernel = compile_kernel(config, ARCHITECTURE, sources)
+    launcher = InterpreterLauncher(ARCHITECTURE, order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_compiled", lambda *_: kernel)
+        got = multiply(launcher, pack.pack(product.storage), product.x, config=config)
+    if not np.array_equal(got, expected()):
+        raise WrongResultError
+    if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
+        raise BankConflictError
+
+
+@cache
+def expected() -> np.ndarray:
+    """Return the right product of `case`."""
+    return exact(case())[0].astype(FLOAT16)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "random"])
+def test_the_shipped_kernel_passes(order: str) -> None:
+    judge({}, case(), CONFIG, order)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name: str) -> None:
+    """By its own error, whatever the order in which warps run."""
+    mutant = MUTANTS[name]
+    text = shipped_sources(CONFIG.kernel)[mutant.file]
+    assert text.count(mutant.old) == 1, "the mutant does not fit the source any more"
+    sources = {mutant.file: text.replace(mutant.old, mutant.new)}
+    for order in ("forward", "reverse", "random"):
+        with pytest.raises(mutant.error, match=mutant.message or None):
+            judge(sources, case(), CONFIG, order)
+
+
+def test_metadata_padded_with_zeros_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "PADDING_META", 0)
+    with pytest.raises(InvalidMetadata):
+        judge({}, case(), CONFIG, "forward")
+
+
+def test_swapped_metadata_halves_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = pack._split_meta
+    monkeypatch.setattr(pack, "_split_meta", lambda raw: split(raw)[..., ::-1])
+    with pytest.raises(WrongResultError):
+        judge({}, case(), CONFIG, "forward")
+
+
+def test_exchanged_values_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each exchange of two axes of equal length in a fragment."""
+    split = pack._split_values
+    for axis in (6, 7, 8):
+        monkeypatch.setattr(pack, "_split_values", lambda raw, a=axis: np.flip(split(raw), a))
+        with pytest.raises(WrongResultError):
+            judge({}, case(), CONFIG, "forward")

@@ -1,0 +1,159 @@
+"""Choosing a kernel: data in, ranked candidates with reasons out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_problems import BFLOAT16, FLOAT16
+
+from tvwarray._kernels.config import ARCHITECTURES, KernelConfig
+from tvwarray._kernels.select import (
+    RATES,
+    SHARED_LIMITS,
+    Choice,
+    Device,
+    Problem,
+    choose,
+    configs,
+    generation,
+)
+
+H200 = Device("90", 132, 227 << 10, 228 << 10, 50 << 20)
+
+
+def uniform(
+    rows: int, cols: int, n: int, tile_rows: int, keep: float = 0.5, *, sparse: bool = True
+) -> Problem:
+    """Return the problem of equal tiles that keep a part of the columns."""
+    tiles = rows // tile_rows
+    bricks = np.append(np.full(tiles, -(-tile_rows // 16)), 0)
+    steps = np.append(np.full(tiles, -(-int(cols * keep) // 64)), 0)
+    return Problem(BFLOAT16, sparse, bricks, steps, n)
+
+
+def shape(choice: Choice) -> tuple[int, int]:
+    """Return the block of the best candidate."""
+    assert choice.config is not None
+    return choice.config.block_rows, choice.config.block_n
+
+
+@pytest.mark.parametrize(
+    ("tile_rows", "n", "best"),
+    [
+        (256, 4096, {(256, 128), (128, 256)}),
+        (128, 4096, {(128, 256), (128, 128)}),
+        (64, 4096, {(64, 128)}),
+        (32, 4096, {(32, 128)}),
+        (16, 4096, {(16, 128)}),
+        (128, 16, {(32, 32)}),
+    ],
+)
+def test_the_model_agrees_with_what_was_measured(
+    tile_rows: int, n: int, best: set[tuple[int, int]]
+) -> None:
+    """Blocks as high as the tiles, and no wider than the product; times of an H200."""
+    choice = choose(uniform(4096, 4096, n, tile_rows), H200)
+    assert shape(choice) in best, str(choice)
+
+
+def test_candidates_are_ranked_and_all_of_them_listed() -> None:
+    choice = choose(uniform(1024, 1024, 512, 128), H200)
+    times = [c.clocks for c in choice.candidates]
+    assert times == sorted(times)
+    assert {c.config for c in choice.candidates} == set(configs("90", BFLOAT16, True))
+    assert len(str(choice).splitlines()) == len(times)
+    assert "sm80_tvw_gemm bfloat16 2:4" in str(choice)
+
+
+def test_refused_candidates_come_last_with_the_reason() -> None:
+    small = replace(H200, shared_per_block=60 << 10)
+    choice = choose(uniform(1024, 1024, 512, 128), small)
+    refused = [c for c in choice.candidates if c.refusal]
+    assert refused
+    assert refused == list(choice.candidates[-len(refused) :])
+    assert "bytes of shared memory, the device allows a block 61440" in refused[0].refusal
+    assert choice.config is not None
+    assert choice.config.shared_bytes <= 60 << 10
+
+
+def test_nothing_fits_a_device_without_shared_memory() -> None:
+    choice = choose(uniform(64, 64, 64, 16), replace(H200, shared_per_block=1024))
+    assert choice.config is None
+    assert Choice(()).config is None
+
+
+def test_a_problem_without_tiles_still_has_a_kernel() -> None:
+    """All rows are zero: the kernel writes them."""
+    zero = Problem(FLOAT16, True, np.array([7]), np.array([0]), 33)
+    assert choose(zero, H200).config is not None
+
+
+def test_more_work_takes_longer() -> None:
+    def clocks(problem: Problem) -> float:
+        return choose(problem, H200).candidates[0].clocks
+
+    base = clocks(uniform(4096, 4096, 4096, 128))
+    assert clocks(uniform(8192, 4096, 4096, 128)) > base
+    assert clocks(uniform(4096, 8192, 4096, 128)) > base
+    assert clocks(uniform(4096, 4096, 8192, 128)) > base
+    assert clocks(uniform(4096, 4096, 4096, 128, 0.25)) < base
+    # One long tile is not hidden by many short ones.
+    long = uniform(4096, 4096, 128, 128)
+    long.steps[0] = 10_000
+    assert clocks(long) > 100 * 10_000
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("sparse", [True, False])
+def test_every_generation_has_configs_that_fit(architecture: str, sparse: bool) -> None:
+    per_block, per_multiprocessor = SHARED_LIMITS[generation(architecture)]
+    found = configs(architecture, FLOAT16, sparse)
+    assert len({(c.block_rows, c.block_n) for c in found}) == len(found) >= 6
+    for config in found:
+        assert config.refusal() == ""
+        assert config.shared_bytes <= per_block
+        assert config.min_blocks * (config.shared_bytes + 1024) <= per_multiprocessor
+        assert config.threads * config.min_blocks <= 1536
+
+
+def test_other_minor_versions_belong_to_their_generation() -> None:
+    assert {a: generation(a) for a in ("87", "90a", "103", "100a", "121", "120f")} == {
+        "87": "80", "90a": "90", "103": "100", "100a": "100", "121": "120", "120f": "120",
+    }  # fmt: skip
+    assert set(RATES) == set(SHARED_LIMITS)
+    for old in ("70", "75"):
+        with pytest.raises(KeyError, match=f"sm_{old} has no"):
+            generation(old)
+
+
+GOOD = configs("90", FLOAT16, True)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"warp_rows": 48}, "do not tile the block"),
+        ({"block_rows": 24, "warp_rows": 24}, "multiples of 16 rows"),
+        ({"block_n": 512}, "block_n is 512"),
+        ({"block_n": 256, "warp_n": 128, "block_rows": 64}, "gathers 2 rows at once"),
+        ({"stages": 1}, "stages is below 2"),
+        ({"block_rows": 256, "block_n": 256, "stages": 2}, "does not fit into the ring"),
+    ],
+)
+def test_a_config_says_which_rule_it_breaks(change: dict[str, Any], reason: str) -> None:
+    assert reason in replace(GOOD, **change).refusal()
+
+
+def test_a_config_knows_what_it_costs() -> None:
+    """128 x 256 by 8 warps: 64 rows of X, 128 half rows of A, 128 bytes of metadata a brick."""
+    assert KernelConfig("sm80_tvw_gemm", False, True, 128, 256, 64, 64, 4, 1) == GOOD
+    assert GOOD.threads == 256
+    assert GOOD.stage_bytes == 64 * 256 * 2 + 128 * 32 * 2 + 8 * 128
+    assert GOOD.products == 4 * 8 * 2
+    assert str(GOOD) == "sm80_tvw_gemm float16 2:4 128x256, warps 64x64, 4 stages"
+    plain = configs("90", BFLOAT16, False)[0]
+    assert plain.a_stage_bytes == plain.block_rows * 128
+    assert "all slots" in str(plain)

@@ -1,0 +1,121 @@
+// Where everything lies: the packed matrix, a stage in shared memory, and who computes what.
+#pragma once
+#include "config.cuh"
+#include "ptx.cuh"
+
+// ---- The packed matrix -------------------------------------------------------------------------
+//
+// pack.py cuts each tile into bricks of 16 rows x 64 slots, filled up with zeros at the edges:
+//
+//            step 0     step 1     step 2          64 slots a step
+//          +----------+----------+----------+
+//   16 rows| brick 0  | brick 2  | brick 4  |      bricks of one step lie together, so what a block
+//          +----------+----------+----------+      loads for a stage is one contiguous piece
+//   16 rows| brick 1  | brick 3  | brick 5  |
+//          +----------+----------+----------+
+//
+// Values of a brick: fragments one after another, each 32 lanes x 16 bytes in lane order, so that a
+// lane loads its whole FragmentA by one 16-byte access and a warp reads 512 bytes in a row. A
+// fragment covers 32 slots with 2:4 and 16 slots without. Metadata of a brick: 32 lanes x 1 word.
+__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+constexpr int brick_rows = 16;
+constexpr int step_slots = 64;
+constexpr int brick_fragments = config::sparse ? 2 : 4;
+constexpr int fragment_bytes = 32 * sizeof(FragmentA);
+constexpr int brick_value_bytes = brick_fragments * fragment_bytes;
+constexpr int brick_meta_bytes = config::sparse ? 32 * sizeof(Word) : 0;
+
+// ---- One stage in shared memory ----------------------------------------------------------------
+//
+//   X       64 rows (slots) of block_n Halfs, swizzled
+//   values  block_rows / 16 bricks
+//   meta    block_rows / 16 bricks
+constexpr int chunk_bytes = sizeof(Chunk);
+constexpr int chunk_halfs = chunk_bytes / sizeof(Half);
+constexpr int x_chunks = config::block_n / chunk_halfs;  // of a row
+constexpr int x_row_bytes = x_chunks * chunk_bytes;
+constexpr int x_bytes = step_slots * x_row_bytes;
+constexpr int block_bricks = config::block_rows / brick_rows;
+constexpr int value_bytes = block_bricks * brick_value_bytes;
+constexpr int meta_bytes = block_bricks * brick_meta_bytes;
+constexpr int stage_bytes = x_bytes + value_bytes + meta_bytes;
+constexpr int values_at = x_bytes;
+constexpr int meta_at = x_bytes + value_bytes;
+
+// Where chunk `chunk` of row `row` stands in its row, for rows of `chunks` chunks of 16 bytes.
+//
+// ldmatrix reads 8 rows at one chunk in each of its four phases. Rows of 8 chunks or more are whole
+// multiples of the 32 banks (128 bytes): stored plainly, the 8 accesses meet in the same four
+// banks, an 8-way conflict. The XOR sends them to the 8 different chunks of a 128-byte line. It
+// permutes chunks within the row, so a copy of a whole row still fills all banks evenly, and is
+// its own inverse. Of shorter rows several share a line, and the row counts in lines:
+//
+//   8 chunks a row                       4 chunks a row, two rows a line
+//   chunk   0 1 2 3 4 5 6 7              chunk   0 1 2 3
+//   row 1   1 0 3 2 5 4 7 6              rows 0, 1   0 1 2 3
+//   row 2   2 3 0 1 6 7 4 5              rows 2, 3   1 0 3 2
+//   row 3   3 2 1 0 7 6 5 4              rows 4, 5   2 3 0 1
+__device__ constexpr int swizzle(int row, int chunk, int chunks) {
+    const int width = chunks < 8 ? chunks : 8;
+    return chunk ^ (row / (8 / width) % width);
+}
+
+// ---- Who computes what -------------------------------------------------------------------------
+//
+// A block: up to block_rows rows of one tile x block_n columns of X. A taller tile is several
+// blocks that share its column list. Inside, warps_m x warps_n warps of warp_rows x warp_n:
+//
+//                block_n
+//          +--------+--------+
+//          | warp 0 | warp 1 |  warp_rows = 16 * bricks        one warp: bricks x columns
+//  block_  +--------+--------+                                 FragmentC, all in registers
+//  rows    | warp 2 | warp 3 |
+//          +--------+--------+
+//                     warp_n = 8 * columns
+constexpr int warps_n = config::block_n / config::warp_n;
+constexpr int warps = config::block_rows / config::warp_rows * warps_n;
+constexpr int threads = 32 * warps;
+constexpr int warp_bricks = config::warp_rows / brick_rows;
+constexpr int warp_columns = config::warp_n / 8;
+
+// What a block computes: an entry of the work list, made by pack.py.
+struct Block {
+    int brick;   // its first brick of the packed matrix
+    int stride;  // bricks from one step to the next: the height of the tile
+    int bricks;  // how many it holds, at most block_bricks
+    int steps;   // 0 for rows that are zero: they are written like all others
+    int slots;   // where the tile's column list begins
+    int rows;    // where the block's row list begins
+};
+
+__device__ inline Block load_block(const int* list, int index) {
+    const int4 head = load_int4(list + 8 * index);
+    const int4 tail = load_int4(list + 8 * index + 4);
+    return {head.x, head.y, head.z, head.w, tail.x, tail.y};
+}
+
+// Which entry of the work list and which columns of X block `index` of the launch takes.
+//
+// X is cut into strips of `strip` blocks' width, small enough to stay in L2 together with what is
+// being read of A. Blocks run through one strip after another, inside a strip along the work list
+// (longest first, so the last ones to start are the short ones), and take all columns of a strip
+// at one entry before the next, so that neighbours in time share the values of A:
+//
+//                 strip 0      strip 1
+//   entry 0      0   1   2     9  10  11
+//   entry 1      3   4   5    12  13  14
+//   entry 2      6   7   8    15  16  17
+struct Work {
+    int entry;
+    int n;  // the block's first column of X
+};
+
+__device__ inline Work work_of(int index, int entries, int n_blocks, int strip) {
+    const int of_strip = index / (entries * strip);
+    const int first = of_strip * strip;
+    const int width = min(strip, n_blocks - first);
+    const int within = index - of_strip * entries * strip;
+    const int entry = within / width;
+    return {entry, (first + within - entry * width) * config::block_n};
+}
