@@ -24,8 +24,8 @@ def _bfe(d: Decoder, ins: Instruction) -> Op:
 
     def compute(w: Warp) -> Array:
         x = w.whole(a(w)).astype(np.uint64)
-        first = (start(w) & np.uint32(255)).astype(np.int64)
-        count = (length(w) & np.uint32(255)).astype(np.int64)
+        first = _reduced(start(w), bits).astype(np.int64)
+        count = _reduced(length(w), bits).astype(np.int64)
         out = np.where(first >= bits, 0, x >> np.minimum(first, bits - 1).astype(np.uint64))
         keep = _ones(np.minimum(count, 64))
         out = out & keep
@@ -37,6 +37,17 @@ def _bfe(d: Decoder, ins: Instruction) -> Op:
         return out.astype(f"u{bits // 8}")
 
     return d.assign(ins.operands[0], kind, compute)
+
+
+def _reduced(amount: Array, bits: int) -> Array:
+    """A position or length of a field.
+
+    The ISA takes it modulo 256, and hardware does so for 32 bits. Fields of 64 bits are assembled
+    to shifts that clamp instead: 300 is past the end (seen on an H200 for bfe.u64). As constants
+    such amounts are refused by the assembler.
+    """
+    out: Array = amount & np.uint32(255) if bits == 32 else np.minimum(amount, np.uint32(bits))
+    return out
 
 
 def _ones(count: Array) -> Array:
@@ -57,8 +68,8 @@ def _bfi(d: Decoder, ins: Instruction) -> Op:
     start, length = d.src(ins.operands[3], "u32"), d.src(ins.operands[4], "u32")
 
     def compute(w: Warp) -> Array:
-        first = (start(w) & np.uint32(255)).astype(np.uint64)
-        count = np.minimum(length(w) & np.uint32(255), 64)
+        first = _reduced(start(w), bits).astype(np.uint64)
+        count = np.minimum(_reduced(length(w), bits), 64)
         shift = np.minimum(first, np.uint64(63))
         field = np.where(first >= bits, np.uint64(0), _ones(count) << shift)
         into = b(w).astype(np.uint64)

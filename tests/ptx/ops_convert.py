@@ -74,8 +74,8 @@ def _float_value(a: Getter, kind: str, given: set[str]) -> Getter:
 
 
 def _float_to_integer(a: Getter, kind: str, to: str, given: set[str]) -> Getter:
-    """Out of range clamps; NaN gives 0 (the ISA says so for results of up to 32 bits; wider ones
-    give the top bit).
+    """Out of range clamps; NaN gives 0, except that from float64 or to 64 bits it gives the top bit
+    alone (the ISA says so).
     """
     mode = next((m for m in given if m in _TO_INTEGER), None)
     if mode is None:
@@ -83,7 +83,8 @@ def _float_to_integer(a: Getter, kind: str, to: str, given: set[str]) -> Getter:
     value, rounding = _float_value(a, kind, given), _TO_INTEGER[mode]
     low, high = _range(to)
     dtype = NUMPY[to]
-    nan = dtype(0) if type_bytes(to) <= 4 else np.uint64(1 << 63).astype(dtype)
+    small = kind != "f64" and type_bytes(to) <= 4
+    nan = dtype(0) if small else np.uint64(1 << 8 * type_bytes(to) - 1).astype(dtype)
 
     def compute(w: Warp) -> Array:
         x = rounding(value(w))
@@ -171,7 +172,7 @@ def _pack_halves(d: Decoder, ins: Instruction, half: str, given: set[str]) -> Op
 
 def _to_tf32(d: Decoder, ins: Instruction, given: set[str]) -> Op:
     """Keep ten bits of mantissa: to nearest, ties away (``.rna``) or to even (``.rn``), or cut
-    (``.rz``).
+    (``.rz``). NaN becomes 0x7FFFE000, as ``.rz`` was seen to give on an H200.
     """
     a = d.src(ins.operands[1], "b32")
     mode = next((m for m in given if m in ("rna", "rn", "rz")), None)
@@ -187,7 +188,9 @@ def _to_tf32(d: Decoder, ins: Instruction, given: set[str]) -> Op:
         elif mode == "rn":
             up = (bits >> np.uint32(13) & np.uint32(1)) + np.uint32(0x0FFF)
         special = bits & np.uint32(0x7F800000) == 0x7F800000
-        return np.where(special, bits, (bits + up) & cut)
+        nan = special & (bits & np.uint32(0x007FFFFF) != 0)
+        finite = np.where(special, bits, (bits + up) & cut)
+        return np.where(nan, np.uint32(0x7FFFE000), finite)
 
     return d.assign(ins.operands[0], "b32", compute)
 

@@ -148,11 +148,21 @@ def _unary(d: Decoder, ins: Instruction) -> Op:
 
 @opcode("abs", "neg", types=FLOATS)
 def _sign(d: Decoder, ins: Instruction) -> Op:
+    """A float64 NaN stays as it is, as the ISA says. Of a float32 NaN it says only that some NaN
+    results: here the sign changes and the payload stays.
+    """
     kind = ins.modifiers[-1]
     take_modifiers(ins, {kind, "ftz"})
     (a,) = _sources(d, ins, kind)
     ufunc = np.abs if ins.opcode == "abs" else np.negative
-    return d.assign(ins.operands[0], kind, lambda w: ufunc(a(w)))
+    if kind == "f32":
+        return d.assign(ins.operands[0], kind, lambda w: ufunc(a(w)))
+
+    def compute(w: Warp) -> Array:
+        x = a(w)
+        return np.where(np.isnan(x), x, ufunc(x))
+
+    return d.assign(ins.operands[0], kind, compute)
 
 
 def minimum(a: Array, b: Array, smaller: bool, nan: bool) -> Array:
@@ -190,6 +200,7 @@ def _copysign(d: Decoder, ins: Instruction) -> Op:
 
 @opcode("testp", types=FLOATS)
 def _testp(d: Decoder, ins: Instruction) -> Op:
+    """Zeros count as normal."""
     test, kind = ins.modifiers
     tiny = np.finfo(np.float32 if kind == "f32" else np.float64).tiny
     tests: dict[str, Function] = {
@@ -197,7 +208,7 @@ def _testp(d: Decoder, ins: Instruction) -> Op:
         "infinite": np.isinf,
         "number": lambda x: ~np.isnan(x),
         "notanumber": np.isnan,
-        "normal": lambda x: np.isfinite(x) & (np.abs(x) >= tiny),
+        "normal": lambda x: np.isfinite(x) & ((np.abs(x) >= tiny) | (x == 0)),
         "subnormal": lambda x: (np.abs(x) < tiny) & (x != 0),
     }
     if test not in tests:

@@ -116,6 +116,7 @@ def _fma(d: Decoder, ins: Instruction) -> Op:
 
 @opcode("neg", "abs", types=HALF_TYPES)
 def _sign(d: Decoder, ins: Instruction) -> Op:
+    """Which NaN comes of a NaN is not specified: here the sign changes and the payload stays."""
     kind = ins.modifiers[-1].removesuffix("x2")
     take_modifiers(ins, {ins.modifiers[-1], "ftz"})
     top = np.uint16(0x8000)
