@@ -70,6 +70,36 @@ def test_every_freedom_of_the_format(isa, s, data):
 
 
 @isas
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_rows_that_only_look_contiguous_keep_their_places(isa, lanes, kind):
+    """Across two tiles, lanes may hold rows r to r + lanes - 1 and skip some in between."""
+    half = lanes // 2
+    first = [*range(16), 40, *range(140, 140 + half - 1)]
+    second = [*range(20, 20 + half - 1), 40 + lanes - 1, *range(60, 70)]
+    rng = np.random.default_rng(0)
+    a = np.zeros((160, 16), kind)
+    a[first + second] = random_values(rng, (len(first + second), 16), np.dtype(kind))
+    s = TVWMatrix(a, vector=None).storage
+    s = type(s)(
+        shape=s.shape,
+        tile_rows=32,
+        vector=None,
+        row_indptr=np.cumsum([0, len(first), len(second)]).astype(np.int32),
+        row_indices=np.array(first + second, np.int32),
+        col_indptr=np.array([0, 16, 32], np.int32),
+        col_indices=np.tile(np.arange(16, dtype=np.int32), 2),
+        data=a[first + second].ravel(),
+        meta=None,
+    )
+    s.check()
+    for n in (1, 20):
+        x = random_values(rng, (16, n), np.dtype(kind))
+        for order in "CF":
+            assert_close(multiply(s, x, isa, order), a, x, 16)
+
+
+@isas
 @pytest.mark.parametrize(("kind", "value"), [("int8", -128), ("int8", 127), ("uint8", 255)])
 @pytest.mark.parametrize("n", [1, 5, 100])
 def test_integers_are_exact_at_their_extremes(isa, kind, value, n):

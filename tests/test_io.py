@@ -313,7 +313,9 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, step):
     path = tmp_path / "a.safetensors"
     save_storage(path, example())
     before = path.read_bytes()
-    killed = subprocess.run([sys.executable, "-c", KILLED, path, step], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, path, step], check=False, cwd=path.parent
+    )
     assert killed.returncode == 9
     assert path.read_bytes() == before
     save_storage(path, example("float64"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -110,7 +111,7 @@ def test_host_arrays_are_refused_without_importing_cupy() -> None:
         "assert BACKEND.refusal(a.storage, np.eye(16, dtype=np.float16))\n"
         "assert 'cupy' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(__file__))
 
 
 def test_cupy_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ def test_the_environment_turns_it_off():
     made = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "TVWARRAY_NATIVE": "0"},
+        cwd=os.path.dirname(__file__),
         check=True,
         capture_output=True,
         text=True,
