@@ -17,9 +17,12 @@ namespace {
 // Up to this many right-hand sides the lane kernel is faster; measured, see docs/cpu.md.
 constexpr int kFew = 16;
 
-// One core's multiply-adds a nanosecond, roughly, and the work that is worth a thread.
+// What one core does in a nanosecond, roughly, and the work that is worth a thread.
 constexpr int64_t kProductsPerNs = 50;
+constexpr int64_t kBytesPerNs = 25;
 constexpr int64_t kWorthAThreadNs = 150'000;
+
+constexpr int64_t kSharedTurnBytes = int64_t(8) << 20;
 
 // This thread's memory, kept from product to product: fresh pages cost more than the packing.
 thread_local Memory packed_x, block_work;
@@ -128,8 +131,9 @@ size_t Matrix::packed_bytes() const {
 
 bool Matrix::few(int32_t n) const { return isa_.max_pass && n <= kFew; }
 
-int Matrix::threads_for(int64_t products) const {
-    return int(std::clamp(products / kProductsPerNs / kWorthAThreadNs, int64_t(1), int64_t(num_threads())));
+int Matrix::threads_for(int64_t products, int64_t bytes) const {
+    const int64_t ns = std::max(products / kProductsPerNs, bytes / kBytesPerNs);
+    return int(std::clamp(ns / kWorthAThreadNs, int64_t(1), int64_t(num_threads())));
 }
 
 void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
@@ -149,7 +153,7 @@ bool Matrix::multiply_lanes(const Strided& x, int32_t n, const Strided& out, con
 
     const size_t groups_bytes = size_t(pack.longest) * size_t(isa_.max_pass * sum_bytes_);
     const int32_t strip_rows = 2 * isa_.vector_bytes / sum_bytes_;
-    const int threads = threads_for(stored_.num_values * n);
+    const int threads = threads_for(stored_.num_values * n, int64_t(pack.stream.size()));
     const uint64_t product = ++products;
     const auto tiles = int64_t(pack.tiles.size());
     // Few tiles are shared out by strips, each gathering anew.
@@ -174,7 +178,7 @@ void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, co
     const PanelPack& pack = panels();
     const PanelView view = pack.view();
     const int lanes = isa_.vector_bytes / sum_bytes_;
-    const int threads = threads_for(pack.products * n + int64_t(stored_.columns) * n);
+    const int threads = threads_for(pack.products * n + int64_t(stored_.columns) * n, int64_t(pack.values.size()));
     const int64_t block_bytes = int64_t(stored_.columns) * kBlockVectors * isa_.vector_bytes;
     const bool readable = x.column == sum_bytes_ && x.type == accumulator(stored_.type);
 
@@ -183,8 +187,10 @@ void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, co
     const int64_t fair = threads == 1 ? stored_.rows : int64_t(stored_.rows) * int64_t(all.size()) / (4 * threads);
     const int together = int(std::clamp(fair, int64_t(kMaxTileRows), int64_t(rows_together(isa_))));
     const std::vector<int32_t> runs = runs_of(pack.tiles, together);
-    // X is packed and used in turns of a few blocks, which stay in the L2 caches in between.
-    const size_t turn = size_t(threads) * size_t(std::max(int64_t(1), l2_bytes() / 2 / (block_bytes + 1)));
+    // X is packed and used in turns: alone, of what stays in the L2 cache in between; with others, of
+    // more, since every turn ends with waiting for the slowest.
+    const int64_t turn_bytes = threads == 1 ? l2_bytes() / 2 : kSharedTurnBytes;
+    const auto turn = size_t(std::max(int64_t(1), turn_bytes / std::max(int64_t(1), block_bytes)));
     for (size_t begin = 0; begin < all.size(); begin += turn) {
         const size_t count = std::min(turn, all.size() - begin);
         Block* blocks = all.data() + begin;

@@ -29,7 +29,8 @@ class Matrix {
     const PanelPack& panels();
     const LanePack& lanes();
     bool few(int32_t n) const;
-    int threads_for(int64_t products) const;
+    // Threads for so many multiply-adds and so much of A to be read.
+    int threads_for(int64_t products, int64_t bytes) const;
 
     // False where X is not finite: stored zeros would make NaN of its infinities.
     bool multiply_lanes(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);

@@ -26,7 +26,7 @@ template <class T> TVW_INLINE Vec<T> activate(Vec<T> v, Activation a) {
     return a == Activation::relu ? (v < T(0) ? Vec<T>{} : v) : v;
 }
 
-// A vector's worth of a tile's rows, or the last few of them.
+// A vector's worth of rows, or the last few. Rows ascend in a tile, but not from one tile to the next.
 struct Rows {
     const int32_t* index;
     int count;
@@ -34,8 +34,10 @@ struct Rows {
 
     template <class T> static TVW_INLINE Rows of(const int32_t* index, int left) {
         constexpr int L = kLanes<T>;
-        int n = left < L ? left : L;
-        return {index, n, n == L && index[L - 1] - index[0] == L - 1};
+        if (left < L) return {index, left, false};
+        bool apart = false;
+        for (int i = 1; i < L; i++) apart |= index[i] != index[0] + i;
+        return {index, L, !apart};
     }
 };
 
