@@ -44,6 +44,8 @@ VALUE_DTYPES: Final[dict[str, DType]] = {
     )
 }
 
+VALUES: Final = frozenset(VALUE_DTYPES.values())
+
 
 def value_dtype(dtype: object, *, where: str = "dtype") -> DType:
     """Return `dtype` as a native NumPy dtype a matrix may hold.

@@ -24,7 +24,7 @@ import numpy as np
 
 from tvwarray._activations import Activation, apply_activation
 from tvwarray._backends import array, cpu, csr, cuda, dense
-from tvwarray._dtypes import accumulate_dtype, product_dtype, value_dtype
+from tvwarray._dtypes import VALUES, accumulate_dtype, product_dtype, value_dtype
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
 from tvwarray._storage import TVWStorage
@@ -253,8 +253,9 @@ def _operand(A: Operand, X: Array) -> Array:
         raise ValueError(f"X has {x.ndim} dimensions; a product takes 1 or 2.")
     if x.shape[0] != A.shape[1]:
         raise ValueError(f"A is {A.shape} and X {tuple(x.shape)}; X must have {A.shape[1]} rows.")
-    dtype = value_dtype(dtype_of(x), where="X")
-    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype != dtype else x
+    if dtype_of(x) in VALUES:  # in this machine's byte order
+        return x
+    return x.astype(value_dtype(dtype_of(x), where="X"))
 
 
 def _asarray(X: Any) -> Array:

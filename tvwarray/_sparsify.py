@@ -51,7 +51,7 @@ def sparsify(
     >>> A = tvwarray.sparsify(W, 0.75)
     >>> A
     <TVWMatrix 512x1024 float32: 4 tiles of up to 128 rows, 2:4,
-     131,072 nonzeros (25 %), 565 kB: 0.27 of dense, 0.54 of CSR>
+     131,072 nonzeros (25 %), 567 kB: 0.27 of dense, 0.54 of CSR>
     """
     host = to_host(W)
     if host.ndim != 2:

@@ -20,14 +20,14 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from tvwarray._dtypes import BFLOAT16, DType, accumulate_dtype, product_dtype
+from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, accumulate_dtype, product_dtype
 from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, dtype_of
 from tvwarray._native import why_not_native
 from tvwarray._storage import HostArray, TVWStorage
 
-_FLOAT32_SUMS: Final = frozenset({"float32", "float16", "bfloat16"})
-_ALONE: Final = frozenset({"float64", "int8", "uint8"})
+_FLOAT32_SUMS: Final = frozenset({FLOAT32, FLOAT16, BFLOAT16})
+_ALONE: Final = frozenset(map(np.dtype, ("float64", "int8", "uint8")))
 """Types of A that multiply their own type only."""
 
 _MOST_COLUMNS: Final = 2**31 - 1
@@ -71,13 +71,13 @@ class CpuBackend:
             )
         if transposed:
             return "A.T @ Y is not compiled"
-        a, b = storage.dtype.name, dtype_of(x).name
+        a, b = storage.dtype, dtype_of(x)
         if a not in _FLOAT32_SUMS | _ALONE:
-            return f"multiplies {', '.join(sorted(_FLOAT32_SUMS | _ALONE))}; A holds {a}"
+            known = ", ".join(sorted(d.name for d in _FLOAT32_SUMS | _ALONE))
+            return f"multiplies {known}; A holds {a.name}"
         if not (a == b if a in _ALONE else b in _FLOAT32_SUMS):
-            return (
-                f"multiplies {a} with {a if a in _ALONE else 'float32, float16, bfloat16'}, not {b}"
-            )
+            partner = a.name if a in _ALONE else "float32, float16, bfloat16"
+            return f"multiplies {a.name} with {partner}, not {b.name}"
         if x.shape[1] > _MOST_COLUMNS:
             return f"needs at most 2**31 - 1 columns of X, got {x.shape[1]}"
         return ""

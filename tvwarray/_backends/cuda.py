@@ -32,6 +32,8 @@ class CudaBackend:
 
     def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
         """Return why ``A @ x`` cannot run here, in a sentence, or an empty string."""
+        if reason := self.launcher.refusal(storage.data, x):
+            return reason
         if transposed:
             return "A.T @ Y is not implemented by sm80_tvw_gemm"
         for dtype in (storage.dtype, dtype_of(x)):
@@ -39,8 +41,6 @@ class CudaBackend:
                 return f"needs float16 or bfloat16, got {dtype.name}"
         if dtype_of(x) != storage.dtype:
             return f"needs A and X of one dtype, got {storage.dtype.name} and {dtype_of(x).name}"
-        if reason := self.launcher.refusal(storage.data, x):
-            return reason
         padded_rows = -(-storage.rows_of // BRICK_ROWS)
         steps = -(-storage.slots_of // STEP_SLOTS)
         # The kernel counts slots, bricks and columns in 32 bits.
