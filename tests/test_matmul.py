@@ -19,7 +19,14 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
-from strategies import dense_matrices, in_memory, operands, random_values, storages
+from strategies import (
+    dense_matrices,
+    in_memory,
+    operands,
+    random_values,
+    storages,
+    two_four_mask,
+)
 
 import tvwarray
 from tvwarray import BackendError, TVWMatrix
@@ -170,6 +177,36 @@ def test_a_remainder_needs_a_library_with_csr_products():
     A = TVWMatrix(np.eye(16, dtype=np.float32)).with_remainder(sp.eye_array(16, k=1))
     with pytest.raises(BackendError, match="Bring the matrix into tiles first"):
         A.to_device(xp.ones(1)) @ xp.ones(16, dtype=xp.float32)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "array"])
+@pytest.mark.parametrize(("rows", "cols"), [(1024, 64), (1500, 48), (2100, 32)])
+def test_tall_tiles(backend, rows, cols):
+    """A 2:4 matrix is stored in tiles of 1024 rows, more than an engine may hold at once."""
+    rng = np.random.default_rng(rows)
+    a = np.where(two_four_mask(rng, rows, cols), rng.standard_normal((rows, cols)), 0)
+    a = a.astype(np.float32)
+    A = TVWMatrix(a)
+    assert A.storage.rows_of.max() == 1024
+    for n in (1, 5, 40):
+        for order in "CF":
+            x = np.asarray(rng.standard_normal((cols, n)).astype(np.float32), order=order)
+            chosen = tvwarray.select_backend(A, x, backend=backend)
+            if chosen.backend is None:
+                assert "without its compiled extension" in str(chosen)
+                continue
+            check(tvwarray.matmul(A, x, backend=backend), a, x, terms=cols + 1)
+
+
+@given(storages(), st.integers(1, 40))
+def test_split_rows_is_the_same_matrix(s, most):
+    split = s.split_rows(most)
+    assert split.rows_of.max(initial=0) <= most
+    assert split.data is s.data
+    assert split.meta is s.meta
+    split.check()
+    got, expected = (TVWMatrix.from_storage(x).toarray() for x in (split, s))
+    assert got.tobytes() == expected.tobytes()
 
 
 def test_a_fortran_ordered_operand_gives_a_fortran_ordered_product():

@@ -27,7 +27,15 @@ import numpy as np
 
 from tvwarray._dtypes import VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
-from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, nonzero_mask, to_host
+from tvwarray._namespace import (
+    Array,
+    array_namespace,
+    device_of,
+    dtype_of,
+    from_host,
+    nonzero_mask,
+    to_host,
+)
 from tvwarray._remainder import Remainder, check_remainder
 from tvwarray._two_four import VALID_NIBBLES, positions_24, split_nibbles
 
@@ -158,6 +166,30 @@ class TVWStorage:
     def without_remainder(self) -> TVWStorage:
         """Return the tiles alone."""
         return replace(self, remainder_indptr=None, remainder_indices=None, remainder_data=None)
+
+    def split_rows(self, most: int) -> TVWStorage:
+        """Return the same matrix in tiles of at most `most` rows; values and metadata are shared.
+
+        Rows of a tile lie one after another, so cutting a tile repeats its column list and moves
+        nothing else.
+        """
+        if not self.num_tiles or self.rows_of.max() <= most:
+            return self
+        pieces = np.maximum(1, -(-self.rows_of // most))
+        tile = np.repeat(np.arange(self.num_tiles), pieces)
+        piece = np.arange(tile.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        heights = np.minimum(most, self.rows_of[tile] - piece * most)
+        starts, slots = _wide(self.col_indptr)[tile], self.slots_of[tile]
+        col_indptr = _cumulate(slots)
+        source = np.repeat(starts - col_indptr[:-1], slots) + np.arange(col_indptr[-1])
+        like = self.data
+        return replace(
+            self,
+            tile_rows=max(MIN_TILE_ROWS, most),
+            row_indptr=from_host(_cumulate(heights).astype(np.int32), like=like),
+            col_indptr=from_host(col_indptr.astype(np.int32), like=like),
+            col_indices=from_host(to_host(self.col_indices)[source], like=like),
+        )
 
     def tile(self, t: int) -> Tile:
         """Return views of tile `t`."""

@@ -32,6 +32,9 @@ _ALONE: Final = frozenset(map(np.dtype, ("float64", "int8", "uint8")))
 
 _MOST_COLUMNS: Final = 2**31 - 1
 
+_MOST_ROWS: Final = 128
+"""Taller tiles are cut: the engine shares a product out by tiles, and holds 256 rows at most."""
+
 Fused = Literal["relu"]
 """The activations that the engine applies before a result leaves its registers."""
 
@@ -86,6 +89,7 @@ class CpuBackend:
         """Hand the arrays of `storage` to the engine; it reorders them when they are first used."""
         compiled = engine()
         assert compiled is not None, "refusal() was not asked"
+        storage = storage.split_rows(_MOST_ROWS)
         rows, cols = storage.shape
         arrays = (storage.row_indptr, storage.row_indices, storage.col_indptr, storage.col_indices)
         matrix = compiled.Matrix(
