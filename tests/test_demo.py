@@ -316,8 +316,8 @@ def test_bench_of_the_engine_with_torch(monkeypatch):
     for name, product in contenders.items():
         got = np.asarray(product())
         expected = x @ A.toarray().T
-        np.testing.assert_allclose(got if got.shape == (5, 32) else got.T, expected, atol=1e-4)
-        assert name
+        rows = got if got.shape == (5, 32) else got.T
+        np.testing.assert_allclose(rows, expected, atol=1e-4, err_msg=name)
 
 
 def test_bench_limits_threads(cli, monkeypatch):

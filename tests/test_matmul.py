@@ -149,8 +149,6 @@ def test_out_is_written_in_place(s, memory, data):
     A = TVWMatrix.from_storage(s)
     x = data.draw(operands(s.shape[1], ["float32"], ndim=2))
     out = in_memory(np.full((s.shape[0], x.shape[1]), 7, np.float32), memory)
-    if memory == "read-only":
-        return
     assert tvwarray.matmul(A, x, out=out) is out
     np.testing.assert_array_equal(out, A @ x)
 

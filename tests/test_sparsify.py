@@ -37,7 +37,9 @@ def test_realised_sparsity_with_degenerate_scores(scores, sparsity):
         S[:, 7] = 1e6
     selection = prune.TileVectorWise(64).select(S, sparsity)
     assert abs(selection.sparsity - sparsity) <= 0.005
-    assert selection.mask.sum() == np.count_nonzero(selection.mask)
+    if scores == "one column matters":
+        held = selection.mask.any(axis=1)
+        assert selection.mask[held, 7].all()
 
 
 @given(st.integers(1, 60), st.integers(1, 90), ratios, seeds)
