@@ -12,6 +12,7 @@ precise as its values.
 """
 
 from tvwarray import prune
+from tvwarray._conv import conv2d
 from tvwarray._errors import BackendError, FormatError
 from tvwarray._files import load, save
 from tvwarray._install import __version__, warn_of_source_folder
@@ -28,6 +29,7 @@ __all__ = [
     "TVWMatrix",
     "TVWStorage",
     "__version__",
+    "conv2d",
     "linear",
     "load",
     "matmul",
