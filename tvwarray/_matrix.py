@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import numpy as np
 import scipy.sparse as sp
 
-from tvwarray import _convert, _describe, _elementwise
+from tvwarray import _components, _convert, _describe, _elementwise
 from tvwarray._construct import construct
-from tvwarray._dtypes import DType, value_dtype
+from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName, TileRows
-from tvwarray._matmul import matmul
 from tvwarray._namespace import Array, device_of, from_host, to_host
-from tvwarray._storage import Tile, TVWStorage, Vector
+from tvwarray._operations import Operations
+from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
 
 
-class TVWMatrix:
+class TVWMatrix(Operations):
     """A sparse matrix in tile-vector-wise format, the left operand of products.
 
     Tiles of up to `tile_rows` rows each keep columns of their own, and in every group of four kept
@@ -61,11 +60,6 @@ class TVWMatrix:
     array([1., 2., 3.])
     """
 
-    format = "tvw"
-    ndim = 2
-    __array_ufunc__ = None
-    __array_priority__ = 10.1
-
     def __init__(
         self,
         arg: Any,
@@ -84,13 +78,6 @@ class TVWMatrix:
             self._transposed = False
         if dtype is not None:
             self._storage = _elementwise.astype(self._storage, value_dtype(dtype))
-
-    @classmethod
-    def from_storage(cls, storage: TVWStorage, *, transposed: bool = False) -> TVWMatrix:
-        """Return the matrix of a storage, which is not checked; see `TVWStorage.check`."""
-        made = cls.__new__(cls)
-        made._storage, made._transposed = storage, transposed
-        return made
 
     @classmethod
     def from_dense(
@@ -181,37 +168,16 @@ class TVWMatrix:
         FormatError
             At the first rule that is broken, saying where.
         """
-        return cls.from_storage(_elementwise.from_components(shape, tile_rows, vector, arrays))
+        return cls.from_storage(_components.from_components(shape, tile_rows, vector, arrays))
 
     def to_components(self) -> dict[str, Any]:
         """Return shape, tile_rows, vector and copies of the arrays, C-contiguous and writable.
 
         A transposed matrix is stored as the matrix it is the transpose of; see `transposed`.
         """
-        return _elementwise.to_components(self._storage)
+        return _components.to_components(self._storage)
 
     # What it is
-
-    @property
-    def storage(self) -> TVWStorage:
-        """The arrays of the matrix (of its transpose, where `transposed`)."""
-        return self._storage
-
-    @property
-    def transposed(self) -> bool:
-        """Whether this matrix is the transpose of what its storage holds."""
-        return self._transposed
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        rows, cols = self._storage.shape
-        return (cols, rows) if self._transposed else (rows, cols)
-
-    @property
-    def dtype(self) -> DType:
-        """The value dtype."""
-        return self._storage.dtype
 
     @property
     def nnz(self) -> int:
@@ -243,7 +209,7 @@ class TVWMatrix:
     @property
     def tiles(self) -> Sequence[Tile]:
         """The tiles, as read-only views."""
-        return _Tiles(self._storage)
+        return Tiles(self._storage)
 
     @property
     def remainder(self) -> sp.csr_array[Any, tuple[int, int]] | None:
@@ -256,13 +222,6 @@ class TVWMatrix:
         """Where the arrays lie."""
         return device_of(self._storage.data)
 
-    @property
-    def T(self) -> TVWMatrix:  # noqa: N802 - NumPy's name
-        """The transpose; shares the storage."""
-        return self.from_storage(self._storage, transposed=not self._transposed)
-
-    mT = T  # noqa: N815 - NumPy's name
-
     def transpose(self, axes: None = None, copy: bool = False) -> TVWMatrix:
         """Return the transpose; `axes` is there for NumPy and must be None."""
         if axes is not None:
@@ -274,17 +233,9 @@ class TVWMatrix:
     def toarray(self, order: Literal["C", "F"] | None = None, out: Array | None = None) -> Array:
         """Return the dense matrix, in the library and on the device of this one."""
         dense = _convert.to_dense(self._storage)
-        return _elementwise.deliver(dense.T if self._transposed else dense, order, out)
+        return _components.deliver(dense.T if self._transposed else dense, order, out)
 
     todense = toarray
-
-    def tocsr(self, copy: bool = False) -> sp.csr_array[Any, tuple[int, int]]:
-        """Return a canonical ``csr_array`` on the host.
-
-        Stored zeros are left out; 16-bit and 8-bit floats become float32, as scipy.sparse has none.
-        """
-        csr = _convert.to_csr(self._storage)
-        return csr.T.tocsr() if self._transposed else csr
 
     def tocsc(self, copy: bool = False) -> sp.csc_array:
         """Return a canonical ``csc_array`` on the host; see `tocsr`."""
@@ -307,7 +258,7 @@ class TVWMatrix:
         FormatError
             If a group of four columns holds more than two values, or the matrix is transposed.
         """
-        return _convert.to_24(_elementwise.untransposed(self._storage, self._transposed, "to_24"))
+        return _convert.to_24(_components.untransposed(self._storage, self._transposed, "to_24"))
 
     def asformat(self, format: str | None, copy: bool = False) -> Any:
         """Return the matrix as tvw, csr, csc, coo, bsr, dok, lil or dia."""
@@ -353,54 +304,6 @@ class TVWMatrix:
             storage = self._storage.mapped(lambda x: from_host(to_host(x), like=device))
         return self.from_storage(storage, transposed=self._transposed)
 
-    # What it does
-
-    def dot(self, other: Any) -> Any:
-        """Return ``self @ other``, or ``self * other`` for a scalar."""
-        return self * other if np.isscalar(other) else self @ other
-
-    def __matmul__(self, other: Any) -> Any:
-        if np.isscalar(other) or getattr(other, "ndim", 1) == 0:
-            raise ValueError("a matrix product takes no scalar; use * instead.")
-        if sp.issparse(other) or isinstance(other, TVWMatrix):
-            return NotImplemented
-        return matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        if np.isscalar(other) or getattr(other, "ndim", 1) == 0:
-            raise ValueError("a matrix product takes no scalar; use * instead.")
-        if sp.issparse(other):
-            return NotImplemented
-        x = other if hasattr(other, "ndim") else np.asarray(other)
-        return matmul(self.T, x.T).T
-
-    def __mul__(self, other: Any) -> TVWMatrix:
-        if not _elementwise.is_scalar(other):
-            return NotImplemented
-        storage = _elementwise.apply(self._storage, lambda data: data * other)
-        return self.from_storage(storage, transposed=self._transposed)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> TVWMatrix:
-        if not _elementwise.is_scalar(other):
-            return NotImplemented
-        storage = _elementwise.apply(self._storage, lambda data: data / other)
-        return self.from_storage(storage, transposed=self._transposed)
-
-    def __neg__(self) -> TVWMatrix:
-        storage = _elementwise.apply(self._storage, lambda data: -data)
-        return self.from_storage(storage, transposed=self._transposed)
-
-    def __pos__(self) -> TVWMatrix:
-        return self
-
-    def __bool__(self) -> bool:
-        raise ValueError("the truth value of a matrix is ambiguous; use A.nnz != 0.")
-
-    def __len__(self) -> int:
-        raise TypeError("the length of a sparse matrix is ambiguous; use A.shape[0] or A.nnz.")
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._storage.mapped(to_host), self._transposed)
 
@@ -417,29 +320,3 @@ def _restore(storage: TVWStorage, transposed: bool) -> TVWMatrix:
 
 def _copy_array(x: Array) -> Array:
     return x.copy() if hasattr(x, "copy") else x + 0
-
-
-class _Tiles(Sequence[Tile]):
-    """The tiles of a storage, made when asked for."""
-
-    def __init__(self, storage: TVWStorage) -> None:
-        self._storage = storage
-
-    def __len__(self) -> int:
-        return self._storage.num_tiles
-
-    @overload
-    def __getitem__(self, index: int) -> Tile: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tile]: ...
-    def __getitem__(self, index: int | slice) -> Tile | list[Tile]:
-        picked = range(len(self))[index]
-        if isinstance(picked, range):
-            return [self._storage.tile(t) for t in picked]
-        return self._storage.tile(picked)
-
-    def __iter__(self) -> Iterator[Tile]:
-        return (self._storage.tile(t) for t in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} tiles>"

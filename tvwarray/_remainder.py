@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from tvwarray._errors import FormatError
 from tvwarray._namespace import Array, dtype_of, to_host
+
+REMAINDER_FIELDS: Final = ("remainder_indptr", "remainder_indices", "remainder_data")
+"""What a storage calls the arrays of its remainder."""
 
 
 class Remainder(NamedTuple):

@@ -18,39 +18,43 @@ the tiles there may be a CSR remainder (`_remainder`), which adds up with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 
-from tvwarray._dtypes import VALUE_DTYPES, DType
-from tvwarray._errors import FormatError
-from tvwarray._namespace import (
-    Array,
-    array_namespace,
-    device_of,
-    dtype_of,
-    from_host,
-    nonzero_mask,
-    to_host,
+from tvwarray._dtypes import DType
+from tvwarray._namespace import Array, array_namespace, dtype_of, from_host, nonzero_mask, to_host
+from tvwarray._remainder import REMAINDER_FIELDS, Remainder
+from tvwarray._rules import (
+    DEFAULT_TILE_ROWS,
+    INDEX_MAX,
+    MAX_TILE_ROWS,
+    MIN_TILE_ROWS,
+    SLOT_MULTIPLE,
+    HostArray,
+    Vector,
+    check_header,
+    check_record,
 )
-from tvwarray._remainder import Remainder, check_remainder
-from tvwarray._two_four import VALID_NIBBLES, positions_24, split_nibbles
 
-SLOT_MULTIPLE: Final = 16
-"""A tile's slot count is a multiple of this: one word of metadata, half an ``mma.sp`` step."""
-
-MIN_TILE_ROWS: Final = 16
-MAX_TILE_ROWS: Final = 1024
-DEFAULT_TILE_ROWS: Final = 128
-INDEX_MAX: Final = 2**31 - 1
-
-Vector = tuple[int, int] | None
-"""How many values each group of slots stores: ``(2, 4)``, or None for all of them."""
-
-HostArray = np.ndarray[Any, Any]
+__all__ = [
+    "ARRAY_FIELDS",
+    "DEFAULT_TILE_ROWS",
+    "INDEX_MAX",
+    "MAX_TILE_ROWS",
+    "MIN_TILE_ROWS",
+    "REMAINDER_FIELDS",
+    "SLOT_MULTIPLE",
+    "HostArray",
+    "TVWStorage",
+    "Tile",
+    "Tiles",
+    "Vector",
+    "check_header",
+]
 
 
 class Tile(NamedTuple):
@@ -109,6 +113,12 @@ class TVWStorage:
         return TVWStorage, tuple(getattr(self, f.name) for f in fields(self))
 
     @property
+    def arrays(self) -> dict[str, Array]:
+        """The arrays there are, by the name of their field."""
+        named = ((name, getattr(self, name)) for name in ARRAY_FIELDS)
+        return {name: x for name, x in named if x is not None}
+
+    @property
     def dtype(self) -> DType:
         """The value dtype, as NumPy knows it."""
         return dtype_of(self.data)
@@ -121,8 +131,7 @@ class TVWStorage:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays together."""
-        arrays = (getattr(self, name) for name in ARRAY_FIELDS)
-        return sum(int(x.size) * dtype_of(x).itemsize for x in arrays if x is not None)
+        return sum(int(x.size) * dtype_of(x).itemsize for x in self.arrays.values())
 
     @cached_property
     def rows_of(self) -> HostArray:
@@ -210,10 +219,7 @@ class TVWStorage:
 
     def mapped(self, change: Callable[[Array], Array]) -> TVWStorage:
         """Return this storage with every array passed through `change`: to a device, or copied."""
-        arrays = {name: getattr(self, name) for name in ARRAY_FIELDS}
-        changed: dict[str, Any] = {
-            name: x if x is None else change(x) for name, x in arrays.items()
-        }
+        changed: dict[str, Any] = {name: change(x) for name, x in self.arrays.items()}
         return replace(self, **changed)
 
     def check(self) -> None:
@@ -224,207 +230,43 @@ class TVWStorage:
         FormatError
             At the first rule that is broken, saying where.
         """
-        _check_header(self)
-        _check_arrays(self)
-        _check_rows(self)
-        _check_columns(self)
-        _check_sizes(self)
-        if self.meta is not None:
-            _check_meta(self)
-        _check_padding(self)
-        if remainder := self.remainder:
-            check_remainder(remainder, self.shape, self.dtype)
+        check_record(self)
 
 
 ARRAY_FIELDS: Final = tuple(
     f.name for f in fields(TVWStorage) if f.name not in ("shape", "tile_rows", "vector")
 )
 
-REMAINDER_FIELDS: Final = ("remainder_indptr", "remainder_indices", "remainder_data")
 
+class Tiles(Sequence[Tile]):
+    """The tiles of a storage, made when asked for."""
 
-def check_header(shape: object, tile_rows: object, vector: object) -> None:
-    """Check what describes a matrix before any array does.
+    def __init__(self, storage: TVWStorage) -> None:
+        self._storage = storage
 
-    Raises
-    ------
-    FormatError
-        If the shape is not two integers below 2**31, `tile_rows` not 16 to 1024, or `vector`
-        neither ``(2, 4)`` nor None.
-    """
-    two = isinstance(shape, tuple) and len(shape) == 2
-    if not (two and all(isinstance(n, int) and 0 <= n <= INDEX_MAX for n in shape)):  # type: ignore[attr-defined]
-        raise FormatError(
-            f"shape is {shape!r}; it is two integers from 0 to 2**31 - 1 (indices are int32)."
-        )
-    if not (isinstance(tile_rows, int) and MIN_TILE_ROWS <= tile_rows <= MAX_TILE_ROWS):
-        raise FormatError(
-            f"tile_rows is {tile_rows!r}; it is an integer from {MIN_TILE_ROWS} to {MAX_TILE_ROWS}."
-        )
-    if vector is not None and vector != (2, 4):
-        raise FormatError(
-            f"vector is {vector!r}; it is (2, 4), two values in four slots, or None, all slots."
-        )
+    def __len__(self) -> int:
+        return self._storage.num_tiles
 
+    @overload
+    def __getitem__(self, index: int) -> Tile: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tile]: ...
+    def __getitem__(self, index: int | slice) -> Tile | list[Tile]:
+        picked = range(len(self))[index]
+        if isinstance(picked, range):
+            return [self._storage.tile(t) for t in picked]
+        return self._storage.tile(picked)
 
-def _check_header(s: TVWStorage) -> None:
-    check_header(s.shape, s.tile_rows, s.vector)
-    if (s.meta is None) != (s.vector is None):
-        has = "there is" if s.meta is not None else "there is no"
-        raise FormatError(f"vector is {s.vector} but {has} meta; meta belongs to (2, 4) alone.")
-    missing = [name for name in REMAINDER_FIELDS if getattr(s, name) is None]
-    if 0 < len(missing) < len(REMAINDER_FIELDS):
-        raise FormatError(f"a remainder has three arrays; there is no {' and no '.join(missing)}.")
+    def __iter__(self) -> Iterator[Tile]:
+        return (self._storage.tile(t) for t in range(len(self)))
 
-
-def _check_arrays(s: TVWStorage) -> None:
-    present = [(name, getattr(s, name)) for name in ARRAY_FIELDS if getattr(s, name) is not None]
-    try:
-        array_namespace(*(x for _, x in present))
-        devices = {str(device_of(x)) for _, x in present}
-    except TypeError as e:
-        raise FormatError(f"the arrays are not of one array library: {e}") from e
-    if len(devices) > 1:
-        raise FormatError(f"the arrays lie on several devices: {', '.join(sorted(devices))}.")
-    for name, x in present:
-        if x.ndim != 1:
-            raise FormatError(f"{name} has {x.ndim} dimensions; it is flat.")
-        dtype = dtype_of(x)
-        if name in ("data", "remainder_data"):
-            if dtype.name not in VALUE_DTYPES:
-                raise FormatError(f"{name} is {dtype.name}; a matrix cannot hold such values.")
-        elif dtype != (expected := np.dtype(np.uint16 if name == "meta" else np.int32)):
-            raise FormatError(f"{name} is {dtype.name}; it must be {expected.name}.")
-        if not dtype.isnative:
-            raise FormatError(f"{name} is not in this machine's byte order; cast it first.")
-
-
-def _check_indptr(name: str, indptr: HostArray, total: int) -> None:
-    if indptr.size < 1 or indptr[0] != 0:
-        raise FormatError(f"{name} must begin with 0, and has {indptr.size} entries.")
-    fall = np.flatnonzero(np.diff(indptr) < 0)
-    if fall.size:
-        t = int(fall[0])
-        raise FormatError(f"tile {t}: {name} falls from {indptr[t]} to {indptr[t + 1]}.")
-    if indptr[-1] != total:
-        raise FormatError(f"{name} ends at {indptr[-1]}, but there are {total} indices.")
-
-
-def _check_rows(s: TVWStorage) -> None:
-    indptr, indices = _wide(s.row_indptr), to_host(s.row_indices)
-    _check_indptr("row_indptr", indptr, indices.size)
-    tall = np.flatnonzero(np.diff(indptr) > s.tile_rows)
-    if tall.size:
-        t = int(tall[0])
-        raise FormatError(
-            f"tile {t}: {indptr[t + 1] - indptr[t]} rows; a tile has at most tile_rows = "
-            f"{s.tile_rows}."
-        )
-    outside = np.flatnonzero((indices < 0) | (indices >= s.shape[0]))
-    if outside.size:
-        i = int(outside[0])
-        raise FormatError(
-            f"tile {_tile_of(indptr, i)}: row {indices[i]} is outside 0..{s.shape[0] - 1}."
-        )
-    order = np.argsort(indices, kind="stable")
-    again = np.flatnonzero(np.diff(indices[order]) == 0)
-    if again.size:
-        i, j = (int(order[again[0] + k]) for k in (0, 1))
-        raise FormatError(
-            f"row {indices[i]} is in tile {_tile_of(indptr, i)} and again in tile "
-            f"{_tile_of(indptr, j)}; a row has one place."
-        )
-
-
-def _check_columns(s: TVWStorage) -> None:
-    indptr, indices = _wide(s.col_indptr), to_host(s.col_indices)
-    _check_indptr("col_indptr", indptr, indices.size)
-    if indptr.size != s.row_indptr.shape[0]:
-        raise FormatError(
-            f"row_indptr describes {s.num_tiles} tiles, col_indptr {indptr.size - 1}."
-        )
-    odd = np.flatnonzero(np.diff(indptr) % SLOT_MULTIPLE)
-    if odd.size:
-        t = int(odd[0])
-        raise FormatError(
-            f"tile {t}: {indptr[t + 1] - indptr[t]} slots; the count is a multiple of "
-            f"{SLOT_MULTIPLE} (pad with -1)."
-        )
-    outside = np.flatnonzero((indices < -1) | (indices >= s.shape[1]))
-    if outside.size:
-        i = int(outside[0])
-        raise FormatError(
-            f"tile {_tile_of(indptr, i)}, slot {i - indptr[_tile_of(indptr, i)]}: column "
-            f"{indices[i]} is outside 0..{s.shape[1] - 1} and not -1 (padding)."
-        )
-
-
-def _check_sizes(s: TVWStorage) -> None:
-    for name, x, expected in (
-        ("data", s.data, int(s.data_indptr[-1])),
-        ("meta", s.meta, int(s.meta_indptr[-1])),
-    ):
-        if x is not None and x.shape[0] != expected:
-            raise FormatError(
-                f"{name} has {x.shape[0]} entries; rows and slots of the tiles make {expected}."
-            )
-
-
-def _check_meta(s: TVWStorage) -> None:
-    xp = array_namespace(s.meta)
-    nibbles = split_nibbles(xp.reshape(s.meta, (-1, 1)))
-    legal = nibbles == VALID_NIBBLES[0]
-    for nibble in VALID_NIBBLES[1:]:
-        legal = legal | (nibbles == nibble)
-    if bool(xp.all(legal)):
-        return
-    word, group = (int(i[0]) for i in xp.nonzero(~legal))
-    t = _tile_of(s.meta_indptr, word)
-    per_row = int(s.slots_of[t]) // SLOT_MULTIPLE
-    row, within = divmod(word - int(s.meta_indptr[t]), per_row)
-    value = int(nibbles[word, group])
-    raise FormatError(
-        f"tile {t}, row {row}, group {4 * within + group}: positions {value & 3} and {value >> 2}; "
-        "the two positions of a group are ascending and distinct."
-    )
-
-
-def _check_padding(s: TVWStorage) -> None:
-    cols = to_host(s.col_indices)
-    padded = np.flatnonzero(cols < 0)
-    if not padded.size:
-        return
-    tiles = np.unique(np.searchsorted(s.host_indptr[1], padded, side="right") - 1)
-    for t in tiles:
-        tile = s.tile(int(t))
-        if tile.data.shape[0] == 0:
-            continue
-        xp = array_namespace(tile.data)
-        padding = tile.cols < 0
-        if tile.meta is None:
-            bad = padding[None, :] & nonzero_mask(tile.data)
-        else:
-            half = tile.data.shape[1]
-            group = xp.asarray(np.repeat(np.arange(half // 2) * 4, 2), device=device_of(tile.data))
-            slot = xp.reshape(group[None, :] + positions_24(tile.meta), (-1,))
-            at_padding = xp.reshape(xp.take(padding, slot, axis=0), tile.data.shape)
-            bad = at_padding & nonzero_mask(tile.data)
-        if bool(xp.any(bad)):
-            row, place = (int(i[0]) for i in xp.nonzero(bad))
-            raise FormatError(
-                f"tile {t}, row {row}: stored value {place} is {tile.data[row, place]} in a "
-                "padding slot; padding holds zeros."
-            )
+    def __repr__(self) -> str:
+        return f"<{len(self)} tiles>"
 
 
 def _wide(indptr: Array) -> HostArray:
     """Return offsets as int64: differences of hostile int32 ones would wrap and look harmless."""
     return to_host(indptr).astype(np.int64)
-
-
-def _tile_of(indptr: HostArray, index: int) -> int:
-    """Return the tile whose range of `indptr` holds `index`."""
-    return int(np.searchsorted(indptr, index, side="right")) - 1
 
 
 def _cumulate(counts: HostArray) -> HostArray:
