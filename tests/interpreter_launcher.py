@@ -15,7 +15,7 @@ import numpy as np
 from ptx import Interpreter, Report, parse
 
 from tvwarray._kernels.compile import CompiledKernel
-from tvwarray._kernels.select import SHARED_LIMITS, Device, generation
+from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
 
 OUTPUT = 2
 """Which argument the kernel writes."""

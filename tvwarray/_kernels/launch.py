@@ -17,8 +17,10 @@ import numpy as np
 from tvwarray._errors import BackendError
 from tvwarray._kernels.compile import CompiledKernel, compile_kernel
 from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.cost import Problem
+from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.pack import PackedMatrix
-from tvwarray._kernels.select import Choice, Device, Problem, choose
+from tvwarray._kernels.select import Choice, choose
 from tvwarray._namespace import Array, array_namespace, device_of
 
 ALIGNMENT: Final = 8
@@ -123,12 +125,16 @@ def _describe(device: int) -> Device:
     import cupy
 
     attributes = cupy.cuda.Device(device).attributes
+    memory_bits = 1e3 * attributes["MemoryClockRate"] * 2 * attributes["GlobalMemoryBusWidth"]
     return Device(
         architecture=_capability(device),
         multiprocessors=int(attributes["MultiProcessorCount"]),
         shared_per_block=int(attributes["MaxSharedMemoryPerBlockOptin"]),
         shared_per_multiprocessor=int(attributes["MaxSharedMemoryPerMultiprocessor"]),
         l2_bytes=int(attributes["L2CacheSize"]),
+        clock=SUSTAINED_CLOCK * 1e3 * attributes["ClockRate"],
+        dram_rate=COPY_SHARE * memory_bits / 8,
+        name=cupy.cuda.runtime.getDeviceProperties(device)["name"].decode(),
     )
 
 
@@ -137,7 +143,7 @@ def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
     key = (n, device)
     if key not in packed.memo:
         tiles = packed.tiles
-        problem = Problem(packed.dtype, packed.sparse, tiles.bricks, tiles.steps, n)
+        problem = Problem(packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n)
         packed.memo[key] = choose(problem, device)
     choice: Choice = packed.memo[key]
     return choice

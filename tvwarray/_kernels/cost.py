@@ -1,0 +1,171 @@
+"""How long a kernel takes: a problem, a config and a GPU in, seconds and what they go to out.
+
+A step is 64 slots of a tile. Its products and the two paths that feed them overlap in part only,
+the more the more blocks a multiprocessor runs at once; memory is crossed once by X, A and Y::
+
+    feed   = max(stage bytes / L2 rate, bytes through shared memory / 128 a clock)
+    step   = max(products x clocks + exposed x feed, latency / (stages under way x blocks))
+    block  = steps x step + start and end
+    blocks = max(mean block x blocks of the busiest multiprocessor, longest block)
+    time   = launch + memory + blocks
+
+The rates of sm_90 and the shares were fitted to an H200 (4096^3, tiles of 64, 128 and 256 rows, 50
+to 95 %: within 8 %); the other generations' rates follow from published peaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tvwarray._dtypes import DType
+from tvwarray._kernels.config import BRICK_ROWS, STEP_SLOTS, KernelConfig
+from tvwarray._kernels.devices import Device, generation
+
+HostArray = np.ndarray[Any, Any]
+
+
+class Rates(NamedTuple):
+    """Speeds of a generation, for one multiprocessor."""
+
+    sparse_clocks: float
+    """Clocks of an m16n8k32 ``mma.sp`` of 16-bit values."""
+    dense_clocks: float
+    """Clocks of an m16n8k16 ``mma`` of 16-bit values."""
+    l2_bytes: float
+    """Bytes a clock from the L2 cache."""
+    dense_flops: float
+    """Floating-point operations a clock of the fastest dense 16-bit product."""
+
+
+RATES: Final = {
+    "80": Rates(2.0, 2.0, 40.0, 2048.0),
+    "86": Rates(8.0, 8.0, 20.0, 512.0),
+    "89": Rates(8.0, 8.0, 20.0, 512.0),
+    "90": Rates(2.0, 1.45, 44.0, 4096.0),
+    "100": Rates(4.0, 4.0, 44.0, 8192.0),
+    "120": Rates(8.0, 8.0, 20.0, 512.0),
+}
+
+SHARED_CLOCK_BYTES: Final = 128.0
+EXPOSED_ALONE: Final = 0.59
+"""Of the time that feeding the tensor cores takes, what one block's products do not hide."""
+EXPOSED_BESIDE: Final = 0.46
+"""The same where two blocks or more share a multiprocessor."""
+LATENCY_CLOCKS: Final = 900.0
+"""From the start of a stage's copies to their arrival, under load."""
+BLOCK_CLOCKS: Final = 2500.0
+"""What a block takes beside its steps: the first stages, and storing its part of Y."""
+LAUNCH_SECONDS: Final = 3e-6
+
+DENSE_SHARE: Final = 0.84
+"""Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
+DENSE_LAUNCH_SECONDS: Final = 5e-6
+DENSE_BLOCKS: Final = ((128, 256), (128, 128), (64, 64))
+DENSE_MEMORY_SHARE: Final = 0.55
+"""Of the memory's rate, what cuBLAS reaches with few right-hand sides (n = 1 on the H200)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The product to run: tiles of A by their packed sizes, and the columns of X."""
+
+    dtype: DType
+    sparse: bool
+    shape: tuple[int, int]
+    """Rows and columns of A."""
+    bricks: HostArray
+    """int64 (tiles,): 16-row bricks of each tile in height."""
+    steps: HostArray
+    """int64 (tiles,): steps of 64 slots of each tile, 0 for rows that are zero."""
+    n: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of A as packed, of X's rows that are read, and of Y: they cross the memory once."""
+        size = self.dtype.itemsize
+        per_step = STEP_SLOTS // 2 * size + STEP_SLOTS // 8 if self.sparse else STEP_SLOTS * size
+        values = int((self.bricks * self.steps).sum()) * BRICK_ROWS * per_step
+        read = min(self.shape[1], int(self.steps.sum()) * STEP_SLOTS)
+        return values + (self.shape[0] + read) * self.n * size
+
+
+class Prediction(NamedTuple):
+    """A modelled time, and what it goes to."""
+
+    seconds: float
+    parts: dict[str, float]
+    """Seconds of "launch", "memory" and "blocks", which add up."""
+    limit: str
+    """What keeps the blocks busy: "tensor cores", "L2", "shared memory", "latency", "one tile"."""
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {1e6 * s:.3g}" for name, s in self.parts.items())
+        return f"{1e6 * self.seconds:.3g} us ({parts}; limited by {self.limit})"
+
+
+def predict(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
+    """Return the modelled time of a problem by the kernel ``sm80_tvw_gemm``."""
+    clocks, limit = _blocks(config, problem, device)
+    parts = {
+        "launch": LAUNCH_SECONDS,
+        "memory": problem.nbytes / device.dram_rate,
+        "blocks": clocks / device.clock,
+    }
+    if parts["memory"] > parts["blocks"]:
+        limit = "memory"
+    return Prediction(sum(parts.values()), parts, limit)
+
+
+def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device) -> float:
+    """Return the modelled seconds of the dense product, for values of `itemsize` bytes, at most 2.
+
+    Sources: cuBLAS on an H200, 1024^3 to 8192^3 within 10 %, and n = 1.
+    """
+    (rows, cols), peak = shape, RATES[generation(device.architecture)].dense_flops
+    per_clock = DENSE_SHARE * peak * device.clock * 2 / max(itemsize, 2)
+    products = min(
+        ceil(ceil(rows / m) * ceil(n / k) / device.multiprocessors) * 2 * m * k * cols / per_clock
+        for m, k in DENSE_BLOCKS
+    )
+    nbytes = (rows * cols + (rows + cols) * n) * itemsize
+    share = DENSE_MEMORY_SHARE if n < DENSE_BLOCKS[-1][1] else 1.0
+    return DENSE_LAUNCH_SECONDS + max(products, nbytes / (share * device.dram_rate))
+
+
+def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[float, str]:
+    """Return the clocks from the first block's start to the last one's end, and their limit."""
+    height = config.block_rows // BRICK_ROWS
+    blocks = -(-problem.bricks // height) * -(-problem.n // config.block_n)
+    count = int(blocks.sum())
+    if count == 0:
+        return 0.0, "launch"
+    busiest = ceil(count / device.multiprocessors)
+    # Blocks on one multiprocessor share its rates, and hide each other's latencies and ends.
+    resident = min(config.min_blocks, busiest)
+    latency = LATENCY_CLOCKS / (config.stages - 1)
+    busy, limit = _step(config, resident, RATES[generation(device.architecture)])
+    mean = float((blocks * problem.steps).sum()) / count * max(busy, latency / resident)
+    longest = float(np.max(problem.steps)) * max(busy, latency) + BLOCK_CLOCKS
+    together = busiest * (mean + BLOCK_CLOCKS / resident)
+    if longest > together:
+        return longest, "one tile"
+    return together, limit if busy > latency / resident else "latency"
+
+
+def _step(config: KernelConfig, resident: int, rates: Rates) -> tuple[float, str]:
+    """Return the clocks of a step for its multiprocessor, and what takes the most of them."""
+    clocks = rates.sparse_clocks if config.sparse else rates.dense_clocks
+    values = config.warp_rows * STEP_SLOTS * (1 if config.sparse else 2)
+    read = config.warps * (values + config.warp_n * STEP_SLOTS * 2)
+    paths = {
+        "tensor cores": config.warps * config.products * clocks,
+        "L2": config.stage_bytes / rates.l2_bytes,
+        "shared memory": (read + config.stage_bytes) / SHARED_CLOCK_BYTES,
+    }
+    feed = max(paths["L2"], paths["shared memory"])
+    exposed = EXPOSED_ALONE if resident == 1 else EXPOSED_BESIDE
+    return paths["tensor cores"] + exposed * feed, max(paths, key=lambda name: paths[name])
