@@ -142,7 +142,10 @@ def test_what_limits_a_product_is_named() -> None:
 
     assert limit(uniform(4096, 4096, 4096, 128)) == "shared memory"
     assert limit(uniform(4096, 64, 16384, 128, 0.0)) == "memory"
-    assert limit(uniform(128, 4096, 8, 128)) == "one tile"
+    assert limit(uniform(128, 4096, 8, 128)) == "latency"
+    skewed = uniform(4096, 4096, 8, 128)
+    skewed.steps[0] = 1000
+    assert limit(skewed) == "one tile"
 
 
 def test_devices_have_names() -> None:
