@@ -81,3 +81,35 @@ def test_plan_prints_backend_reasons_and_prediction(crowded):
     on_device = tvwarray.plan(TVWMatrix(np.eye(16)).to_device(xp.ones(1)), 2)
     assert on_device.selection.backend.name == "array"
     assert dense.share_of_dense(A.storage, "cuda", 1) is None
+
+
+def test_a_gpu_that_is_not_there_is_planned_for():
+    rng = np.random.default_rng(0)
+    A = tvwarray.sparsify(rng.standard_normal((1024, 1024), dtype=np.float32), 0.75)
+    half = A.astype(np.float16)
+    for device in ("A100", "RTX 4090", "H200", "sm_120"):
+        planned = tvwarray.plan(half, 4096, device=device)
+        assert planned.selection is None
+        assert planned.gpu.seconds < planned.gpu.dense_seconds
+        assert planned.predicted_share == planned.gpu.seconds / planned.gpu.dense_seconds
+        text = str(planned)
+        assert str(planned.gpu.choice.config) in text
+        assert "times as long" in text
+        assert "core" not in text
+    with pytest.raises(ValueError, match="device is 'abacus'; known are A100"):
+        tvwarray.plan(half, device="abacus")
+
+
+def test_a_plan_warns_where_dense_is_faster():
+    A = TVWMatrix(np.random.default_rng(0).standard_normal((512, 512)).astype(np.float16))
+    planned = tvwarray.plan(A, 4096, device="H200")
+    assert planned.predicted_share > 1
+    assert "WARNING, the dense product is predicted to be" in str(planned)
+
+
+def test_a_plan_says_why_no_kernel_runs():
+    A = TVWMatrix(np.eye(64, dtype=np.complex64))
+    planned = tvwarray.plan(A, 8, device="H200")
+    assert planned.gpu.seconds is None
+    assert planned.predicted_share is None
+    assert "H200: no kernel, needs float16 or bfloat16" in str(planned)

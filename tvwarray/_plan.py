@@ -4,9 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvwarray._backends import cuda
 from tvwarray._backends.dense import share_of_dense
+from tvwarray._kernels.cost import predict_dense
+from tvwarray._kernels.devices import Device, named_device
+from tvwarray._kernels.launch import choose_for
+from tvwarray._kernels.select import Choice
 from tvwarray._matmul import Operand, Selection, select_backend
-from tvwarray._namespace import array_namespace, device_of
+from tvwarray._namespace import Array, array_namespace, device_of
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """Which kernel a GPU would run, and what the dense product would take there."""
+
+    device: Device
+    choice: Choice
+    """Every candidate with its modelled time, best first, or the reason why it is refused."""
+    dense_seconds: float
+    """Modelled time of the dense product of the same dtype."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Modelled time of the best kernel, or None if all are refused."""
+        best = self.choice.candidates[0].prediction if self.choice.config else None
+        return best.seconds if best else None
+
+    def __str__(self) -> str:
+        name, dense = self.device.name or f"sm_{self.device.architecture}", self.dense_seconds
+        if self.seconds is None:
+            refusals = sorted({c.refusal for c in self.choice.candidates}) or ["no kernel is there"]
+            return "\n".join(f"{name}: no kernel, {reason}" for reason in refusals)
+        share, verdict = self.seconds / dense, f"{dense / self.seconds:.2f} times as long"
+        if share >= 1:
+            verdict = (
+                f"WARNING, the dense product is predicted to be {share:.2f} times as fast; "
+                "multiply A.toarray() there"
+            )
+        return f"{name}: {self.choice.candidates[0]}\n{name}: dense {1e6 * dense:.3g} us: {verdict}"
 
 
 @dataclass(frozen=True)
@@ -17,24 +52,27 @@ class Plan:
     dtype: str
     n: int
     """Right-hand sides."""
-    selection: Selection
-    """The backend, and why the ones before it do not run."""
+    selection: Selection | None
+    """The backend, and why the ones before it do not run; None if `plan` was asked of a GPU."""
     stored_share: float
     """Stored values over elements: the multiply-adds that are left of a dense product's."""
     predicted_share: float | None
-    """Time over that of the dense product on one core, where the backend has a model."""
+    """Time over that of the dense product, where the backend has a model; on hosts on one core."""
+    gpu: GpuPlan | None = None
+    """The kernel, where the product would run on a GPU."""
 
     def __str__(self) -> str:
         rows, cols = self.shape
         lines = [f"({rows}, {cols}) {self.dtype} @ ({cols}, {self.n})"]
-        lines += [f"  {line}" for line in str(self.selection).splitlines()]
+        lines += [f"  {line}" for line in str(self.selection or "").splitlines()]
+        lines += [f"  {line}" for line in str(self.gpu or "").splitlines()]
         lines.append(f"  {100 * self.stored_share:.3g} % of the multiply-adds of a dense product")
-        if self.predicted_share is not None:
+        if self.predicted_share is not None and self.gpu is None:
             lines.append(f"  predicted {self.predicted_share:.2g} of its time on one core")
         return "\n".join(lines)
 
 
-def plan(A: Operand, n: int = 1) -> Plan:
+def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
     """Say what would run ``A @ X`` for `n` right-hand sides of the dtype of `A`.
 
     Parameters
@@ -42,11 +80,19 @@ def plan(A: Operand, n: int = 1) -> Plan:
     A : TVWMatrix, shape (rows, cols)
     n : int
         Columns of `X`.
+    device : str, optional
+        A GPU to plan for, which need not be there: "A100", "H200", "RTX 4090", ..., or an
+        architecture, "sm_90". By default, what would run here.
 
     Returns
     -------
     Plan
-        With the backend, each refusal's reason, and a prediction.
+        With the backend or the kernel, each refusal's reason, and a prediction.
+
+    Raises
+    ------
+    ValueError
+        If `device` is not known; the message lists the names.
 
     Examples
     --------
@@ -54,17 +100,42 @@ def plan(A: Operand, n: int = 1) -> Plan:
     >>> A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((256, 256)), 0.75)
     >>> round(tvwarray.plan(A, 64).stored_share, 2)
     0.25
+    >>> half = A.astype(np.float16)
+    >>> tvwarray.plan(half, 4096, device="H200").gpu.choice.config.kernel
+    'sm80_tvw_gemm'
     """
     storage = A.storage
-    xp, data = array_namespace(storage.data), storage.data
-    x = xp.broadcast_to(xp.zeros((1, 1), dtype=data.dtype, device=device_of(data)), (A.shape[1], n))
-    selection = select_backend(A, x)
-    name = "" if selection.backend is None else selection.backend.name
+    selection, share, gpu = None, None, None
+    if device is None:
+        x = _operand(A, n)
+        selection = select_backend(A, x)
+        name = "" if selection.backend is None else selection.backend.name
+        share = 1.0 if name == "dense" else share_of_dense(storage, name, n)
+        if isinstance(selection.backend, cuda.CudaBackend):
+            gpu = _gpu_plan(A, n, selection.backend.launcher.device(x))
+    else:
+        gpu = _gpu_plan(A, n, named_device(device))
+    if gpu is not None and gpu.seconds is not None:
+        share = gpu.seconds / gpu.dense_seconds
     return Plan(
         shape=A.shape,
         dtype=storage.dtype.name,
         n=n,
         selection=selection,
-        stored_share=int(data.shape[0]) / max(1, storage.shape[0] * storage.shape[1]),
-        predicted_share=1.0 if name == "dense" else share_of_dense(storage, name, n),
+        stored_share=int(storage.data.shape[0]) / max(1, storage.shape[0] * storage.shape[1]),
+        predicted_share=share,
+        gpu=gpu,
     )
+
+
+def _gpu_plan(A: Operand, n: int, device: Device) -> GpuPlan:
+    dense = predict_dense(A.shape, n, A.storage.dtype.itemsize, device)
+    return GpuPlan(device, choose_for(A.storage, n, device), dense)
+
+
+def _operand(A: Operand, n: int) -> Array:
+    """Return an X of the right shape, library and device that takes no memory."""
+    data = A.storage.data
+    xp = array_namespace(data)
+    one = xp.zeros((1, 1), dtype=data.dtype, device=device_of(data))
+    return xp.broadcast_to(one, (A.shape[1], n))

@@ -19,9 +19,10 @@ from tvwarray._kernels.compile import CompiledKernel, compile_kernel
 from tvwarray._kernels.config import KernelConfig
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
-from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._kernels.pack import PackedMatrix, Tiles
 from tvwarray._kernels.select import Choice, choose
 from tvwarray._namespace import Array, array_namespace, device_of
+from tvwarray._storage import TVWStorage
 
 ALIGNMENT: Final = 8
 """Values of 16 bits in the 16 bytes that a copy moves: what row lengths of X are a multiple of."""
@@ -147,6 +148,13 @@ def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
         packed.memo[key] = choose(problem, device)
     choice: Choice = packed.memo[key]
     return choice
+
+
+def choose_for(storage: TVWStorage, n: int, device: Device) -> Choice:
+    """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
+    tiles, sparse = Tiles.of_storage(storage), storage.vector is not None
+    problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n)
+    return choose(problem, device)
 
 
 def multiply(

@@ -62,6 +62,9 @@ class Candidate(NamedTuple):
     """None if refused."""
     refusal: str
 
+    def __str__(self) -> str:
+        return f"{self.config}: {self.refusal or self.prediction}"
+
 
 @dataclass(frozen=True)
 class Choice:
