@@ -12,6 +12,7 @@ precise as its values.
 """
 
 from tvwarray import prune
+from tvwarray._autotune import autotune
 from tvwarray._conv import conv2d
 from tvwarray._errors import BackendError, FormatError
 from tvwarray._files import load, save
@@ -29,6 +30,7 @@ __all__ = [
     "TVWMatrix",
     "TVWStorage",
     "__version__",
+    "autotune",
     "conv2d",
     "linear",
     "load",

@@ -341,3 +341,8 @@ class _PackCache:
 
 
 _PACKS: Final = _PackCache()
+
+
+def packed_for(storage: TVWStorage, backend: Backend) -> Any:
+    """Return what `backend` makes of a matrix: made once, kept as long as the matrix."""
+    return _PACKS.get(storage, backend)

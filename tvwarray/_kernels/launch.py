@@ -6,7 +6,7 @@ same PTX without a GPU, so that everything else in this package runs on any mach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Final, Protocol
@@ -21,6 +21,7 @@ from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.pack import PackedMatrix, Tiles
 from tvwarray._kernels.select import Choice, choose
+from tvwarray._kernels.tuned import measured
 from tvwarray._namespace import Array, array_namespace, device_of
 from tvwarray._storage import TVWStorage
 
@@ -56,6 +57,10 @@ class Launcher(Protocol):
         self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
     ) -> None:
         """Start `grid` blocks of `kernel` on the device of `like`, in its current stream."""
+        ...
+
+    def seconds(self, run: Callable[[], object], *, like: Array, repeats: int) -> float:
+        """Return the median time of what `run` launches on the device of `like`, L2 flushed."""
         ...
 
 
@@ -113,6 +118,24 @@ class CupyLauncher:
             passed = tuple(np.int32(a) if isinstance(a, int) else a for a in args)
             function((grid,), (threads,), passed, shared_mem=shared)
 
+    def seconds(self, run: Callable[[], object], *, like: Array, repeats: int) -> float:
+        """Return the median time of what `run` launches on the device of `like`, L2 flushed."""
+        import cupy
+
+        with self.using(like):
+            flush = cupy.empty(4 * self.device(like).l2_bytes, cupy.uint8)
+            run()  # compiled and loaded before it is timed
+            times = []
+            for _ in range(repeats):
+                flush.fill(1)
+                start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+                start.record()
+                run()
+                stop.record()
+                stop.synchronize()
+                times.append(1e-3 * cupy.cuda.get_elapsed_time(start, stop))
+        return float(np.median(times))
+
 
 @cache
 def _capability(device: int) -> str:
@@ -139,13 +162,18 @@ def _describe(device: int) -> Device:
     )
 
 
+def problem_of(packed: PackedMatrix, n: int) -> Problem:
+    """Return what the choice of a kernel for `packed` and `n` columns depends on."""
+    tiles = packed.tiles
+    return Problem(packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n)
+
+
 def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
     """Rank the kernels for a product of `packed` with `n` columns; remembered with the matrix."""
     key = (n, device)
     if key not in packed.memo:
-        tiles = packed.tiles
-        problem = Problem(packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n)
-        packed.memo[key] = choose(problem, device)
+        problem = problem_of(packed, n)
+        packed.memo[key] = measured(choose(problem, device), problem, device)
     choice: Choice = packed.memo[key]
     return choice
 
@@ -154,7 +182,7 @@ def choose_for(storage: TVWStorage, n: int, device: Device) -> Choice:
     """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
     tiles, sparse = Tiles.of_storage(storage), storage.vector is not None
     problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n)
-    return choose(problem, device)
+    return measured(choose(problem, device), problem, device)
 
 
 def multiply(

@@ -61,9 +61,13 @@ class Candidate(NamedTuple):
     prediction: Prediction | None
     """None if refused."""
     refusal: str
+    measured: float | None = None
+    """Seconds on this GPU, if they are known."""
 
     def __str__(self) -> str:
-        return f"{self.config}: {self.refusal or self.prediction}"
+        if self.refusal or self.measured is None:
+            return f"{self.config}: {self.refusal or self.prediction}"
+        return f"{self.config}: measured {1e6 * self.measured:.3g} us, predicted {self.prediction}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Choice:
 
     def __str__(self) -> str:
         """Return a line for each candidate."""
-        return "\n".join(f"{c.config}: {c.refusal or c.prediction}" for c in self.candidates)
+        return "\n".join(map(str, self.candidates))
 
 
 def configs(architecture: str, dtype: DType, sparse: bool) -> tuple[KernelConfig, ...]:

@@ -1,0 +1,78 @@
+"""`autotune`: measure the kernels of a product on the GPU at hand, and remember the fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tvwarray._backends.cuda import BACKEND, CudaBackend
+from tvwarray._errors import BackendError
+from tvwarray._kernels import tuned
+from tvwarray._kernels.launch import multiply, problem_of
+from tvwarray._kernels.select import Choice
+from tvwarray._matmul import Operand, packed_for
+from tvwarray._namespace import from_host
+
+
+def autotune(
+    A: Operand,
+    n: int,
+    *,
+    candidates: int = 6,
+    repeats: int = 20,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    backend: CudaBackend = BACKEND,
+) -> Choice:
+    """Measure the kernels that may run ``A @ X`` for `n` right-hand sides, and keep the times.
+
+    Later products of matrices with the same shape, dtype and tiles on the same GPU take the kernel
+    that was fastest, in this process and others: times are kept in ``tuned-1.json`` in
+    ``$TVWARRAY_CACHE_DIR`` (else ``~/.cache/tvwarray``), by GPU and version.
+
+    Parameters
+    ----------
+    A : TVWMatrix, shape (rows, cols)
+        On a GPU.
+    n : int
+        Columns of `X`.
+    candidates : int
+        How many kernels to measure, those first for which the cost model has the shortest times.
+    repeats : int
+        Launches of each; the median counts. The L2 cache is flushed before each launch.
+    progress : callable, optional
+        Wraps the list of kernels while they are measured, as ``tqdm.tqdm`` does.
+    backend : CudaBackend, optional
+        Whose launcher runs the kernels.
+
+    Returns
+    -------
+    Choice
+        Prints as a table of all candidates, with measured and modelled times.
+
+    Raises
+    ------
+    BackendError
+        If `A` is not on a GPU, or no kernel runs the product.
+    """
+    storage, launcher = A.storage, backend.launcher
+    draw = np.random.default_rng(0)  # a GPU multiplies zeros faster than numbers
+    values = draw.standard_normal((storage.shape[1], n), dtype=np.float32)
+    x = from_host(values.astype(storage.dtype), like=storage.data)
+    if reason := backend.refusal(storage, x, transposed=A.transposed):
+        raise BackendError(f"autotune runs kernels of the backend cuda, which {reason}.")
+    packed = packed_for(storage, backend)
+    ranked = [c.config for c in backend.plan(packed, x).candidates if not c.refusal]
+    out = multiply(launcher, packed, x)
+    times = {
+        str(config): launcher.seconds(
+            partial(multiply, launcher, packed, x, out, config), like=x, repeats=repeats
+        )
+        for config in progress(ranked[:candidates])
+    }
+    device = launcher.device(x)
+    tuned.record(problem_of(packed, n), device, times)
+    packed.memo.pop((n, device), None)
+    return backend.plan(packed, x)
