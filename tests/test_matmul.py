@@ -321,7 +321,7 @@ def test_selection_says_why():
     ("x", "message"),
     [
         (np.ones(15), r"A is \(8, 16\) and X \(15,\); X must have 16 rows"),
-        (np.ones((16, 2, 2)), "3 dimensions"),
+        (np.ones((16, 2, 2)), r"X \(16, 2, 2\); X must have 16 rows"),
         (np.array(["a"] * 16), "str"),
         (np.array([None] * 16), "object"),
         (np.ma.masked_array(np.ones(16)), "masked"),

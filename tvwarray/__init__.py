@@ -14,6 +14,7 @@ precise as its values.
 from tvwarray import prune
 from tvwarray._autotune import autotune
 from tvwarray._conv import conv2d
+from tvwarray._epilogue import Epilogue
 from tvwarray._errors import BackendError, FormatError
 from tvwarray._files import load, save
 from tvwarray._install import __version__, warn_of_source_folder
@@ -25,6 +26,7 @@ from tvwarray._storage import TVWStorage
 
 __all__ = [
     "BackendError",
+    "Epilogue",
     "FormatError",
     "Plan",
     "TVWMatrix",

@@ -26,11 +26,16 @@ def apply_activation(activation: Activation, x: Array) -> Array:
     """
     if callable(activation):
         return activation(x)
-    if activation not in get_args(ActivationName):
-        names = ", ".join(get_args(ActivationName))
-        raise ValueError(f"activation is {activation!r}; it is one of {names}, or a function.")
+    check_activation(activation)
     with np.errstate(all="ignore"):  # infinities and NaN go through as the functions define
         return _FUNCTIONS[activation](array_namespace(x), x)
+
+
+def check_activation(activation: Activation) -> None:
+    """Raise ValueError if `activation` is neither a function nor a known name."""
+    if not callable(activation) and activation not in get_args(ActivationName):
+        names = ", ".join(get_args(ActivationName))
+        raise ValueError(f"activation is {activation!r}; it is one of {names}, or a function.")
 
 
 def _relu(xp: Any, x: Array) -> Array:

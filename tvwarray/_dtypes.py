@@ -14,7 +14,7 @@ mixed                              as NumPy promotes; float32 where NumPy has no
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,9 @@ import numpy as np
 from tvwarray._errors import FormatError
 
 DType: TypeAlias = np.dtype[Any]
+
+Precision = Literal["default", "highest", "high", "tf32"]
+"""How precise a float32 product must be at least; see `tvwarray.matmul`."""
 
 BFLOAT16: Final[DType] = np.dtype(ml_dtypes.bfloat16)
 FLOAT8_E4M3: Final[DType] = np.dtype(ml_dtypes.float8_e4m3fn)

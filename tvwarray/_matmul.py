@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tvwarray._activations import Activation, apply_activation
+from tvwarray._activations import Activation
 from tvwarray._backends import array, cpu, csr, cuda, dense
-from tvwarray._dtypes import VALUES, accumulate_dtype, product_dtype, value_dtype
+from tvwarray._dtypes import VALUES, Precision, accumulate_dtype, product_dtype, value_dtype
+from tvwarray._epilogue import IDENTITY, Epilogue, checked, finish
 from tvwarray._errors import BackendError
-from tvwarray._namespace import Array, array_namespace, as_dtype, dtype_of, is_array
+from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
 from tvwarray._storage import TVWStorage
 
 
@@ -35,7 +37,14 @@ class Backend(Protocol):
 
     name: str
 
-    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+    def refusal(
+        self,
+        storage: TVWStorage,
+        x: Array,
+        *,
+        transposed: bool = False,
+        precision: Precision = "default",
+    ) -> str:
         """Return why this product cannot run here, in a sentence, or an empty string."""
         ...
 
@@ -44,9 +53,19 @@ class Backend(Protocol):
         ...
 
     def matmul(
-        self, packed: Any, x: Array, out: Array | None = None, *, transposed: bool = False
+        self,
+        packed: Any,
+        x: Array,
+        out: Array | None = None,
+        *,
+        transposed: bool = False,
+        epilogue: Epilogue = IDENTITY,
+        precision: Precision = "default",
     ) -> Array:
-        """Return ``A @ x``, or ``A.T @ x`` if `transposed`, for `x` of shape (cols, n)."""
+        """Return `epilogue` of ``A @ x``, or ``A.T @ x`` if `transposed`; `x` is (cols, n).
+
+        What a backend does not fuse it leaves to `tvwarray._epilogue.finish`.
+        """
         ...
 
 
@@ -89,7 +108,9 @@ class Selection:
         )
 
 
-def select_backend(A: Operand, X: Array, *, backend: str | None = None) -> Selection:
+def select_backend(
+    A: Operand, X: Array, *, backend: str | None = None, precision: Precision = "default"
+) -> Selection:
     """Choose the backend that would run ``A @ X``.
 
     Parameters
@@ -98,6 +119,8 @@ def select_backend(A: Operand, X: Array, *, backend: str | None = None) -> Selec
     X : array, shape (cols,) or (cols, n)
     backend : {"cuda", "cpu", "array", "dense"}, optional
         Ask this one alone.
+    precision : {"default", "highest", "high", "tf32"}
+        See `matmul`.
 
     Returns
     -------
@@ -110,25 +133,40 @@ def select_backend(A: Operand, X: Array, *, backend: str | None = None) -> Selec
         If `backend` names none.
     """
     x = _operand(A, X)
-    return _select(A, x, backend)
+    _check_precision(precision)
+    return _select(A, x, backend, precision)
 
 
-def matmul(A: Operand, X: Array, *, out: Array | None = None, backend: str | None = None) -> Array:
+def matmul(
+    A: Operand,
+    X: Array,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+    precision: Precision = "default",
+    epilogue: Epilogue | None = None,
+) -> Array:
     """Return the product ``A @ X``.
 
     Parameters
     ----------
     A : TVWMatrix, shape (rows, cols)
-    X : array, shape (cols,) or (cols, n)
+    X : array, shape (cols,) or (..., cols, n)
         Of the library and on the device of `A`, in any memory order; lists become NumPy arrays.
-    out : array, shape (rows,) or (rows, n), optional
-        Where to write the product; of the product's dtype.
+    out : array, shape (rows,) or (..., rows, n), optional
+        Where to write the product; of the product's dtype, or the epilogue's.
     backend : {"cuda", "cpu", "array", "dense"}, optional
         By default the first that does not refuse; see `select_backend`.
+    precision : {"default", "highest", "high", "tf32"}
+        How precise a float32 product must be at least. Tensor cores have no float32: "default"
+        and "highest" are float32 accuracy (by three bfloat16 parts), "high" 16 bits of each
+        factor (two parts), "tf32" 11 bits. Only backend "cuda" makes use of the freedom.
+    epilogue : Epilogue, optional
+        What to do with the product before it is stored: scale, add, activate, cast.
 
     Returns
     -------
-    array, shape (rows,) or (rows, n)
+    array, shape (rows,) or (..., rows, n)
         16-bit floats give the same type, summed in float32; 8-bit integers give int32, 8-bit
         floats float32; mixed types promote as in NumPy. A Fortran-ordered `X` gives a
         Fortran-ordered product.
@@ -147,12 +185,18 @@ def matmul(A: Operand, X: Array, *, out: Array | None = None, backend: str | Non
     the zeros inside a tile. Columns that a tile does not keep are never read for it.
     """
     x = _operand(A, X)
-    dtype = product_dtype(A.storage.dtype, dtype_of(x))
+    _check_precision(precision)
     flat = x.ndim == 1
+    wide = x[:, None] if flat else x
+    shape = (*wide.shape[:-2], A.shape[0], wide.shape[-1])
+    steps = IDENTITY if epilogue is None else epilogue
+    steps = checked(_widened(steps) if flat and steps is not IDENTITY else steps, shape, x)
     if out is not None:
-        _check_out(out, (A.shape[0],) if flat else (A.shape[0], x.shape[1]), dtype, x)
+        dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(x)))
+        _check_out(out, shape[:1] if flat else shape, dtype, x)
     target = out[:, None] if flat and out is not None else out
-    result = _multiply(A, x[:, None] if flat else x, target, backend)
+    run = _multiply if x.ndim <= 2 else _multiply_batch
+    result = run(A, wide, target, backend, precision, steps)
     if out is not None:
         return out
     return result[:, 0] if flat else result
@@ -164,10 +208,12 @@ def linear(
     bias: Array | None = None,
     activation: Activation | None = None,
     *,
+    residual: Array | None = None,
     out: Array | None = None,
     backend: str | None = None,
+    precision: Precision = "default",
 ) -> Array:
-    """Return ``activation(x @ A.T + bias)``: a linear layer whose weight is `A`.
+    """Return ``activation(x @ A.T + bias) + residual``: a linear layer whose weight is `A`.
 
     Parameters
     ----------
@@ -178,13 +224,17 @@ def linear(
     bias : array, shape (rows,), optional
     activation : {"relu", "gelu", "gelu_tanh", "silu"} or callable, optional
         "gelu" is the exact one, by erf; "gelu_tanh" its usual approximation.
+    residual : array, shape (..., rows), optional
     out : array, shape (..., rows), optional
     backend : {"cuda", "cpu", "array", "dense"}, optional
+    precision : {"default", "highest", "high", "tf32"}
+        Of float32 products; see `matmul`.
 
     Returns
     -------
     array, shape (..., rows)
-        Bias and activation are applied in the accumulation type (float32 for 16-bit types).
+        Bias, activation and residual are applied in the accumulation type (float32 for 16-bit
+        types), before one rounding.
 
     Raises
     ------
@@ -199,59 +249,55 @@ def linear(
             f"x has shape {x.shape}; its last axis must be {A.shape[1]}, the columns of A."
         )
     xp = array_namespace(x)
-    lead = x.shape[:-1]
-    flat = xp.reshape(x, (math.prod(lead), x.shape[-1]))
-    if bias is not None:
-        bias = _checked_bias(bias, A.shape[0])
-    result = _fused(A, flat, bias, activation, backend)
-    if result is None:
-        result = matmul(A, flat.T, backend=backend).T
-        if bias is not None or activation is not None:
-            result = _epilogue(result, bias, activation)
-    result = xp.reshape(result, (*lead, A.shape[0]))
+    shape = (*x.shape[:-1], A.shape[0])
+    samples = math.prod(x.shape[:-1])
+    if residual is not None:
+        residual = residual if is_array(residual) else np.asarray(residual)
+        if tuple(residual.shape) != shape:
+            raise ValueError(f"residual has shape {tuple(residual.shape)}; it must be {shape}.")
+        residual = xp.reshape(residual, (samples, A.shape[0])).T
+    steps = Epilogue(bias=bias, activation=activation, residual=residual)
+    flat = xp.reshape(x, (samples, x.shape[-1])).T
+    if out is not None:
+        dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(_operand(A, flat))))
+        _check_out(out, shape, dtype, x)
+    target = None if out is None else _rows_of(out, samples)
+    result = matmul(A, flat, out=target, backend=backend, precision=precision, epilogue=steps).T
     if out is None:
-        return result
-    _check_out(out, result.shape, dtype_of(result), x)
-    out[...] = result
+        return xp.reshape(result, shape)
+    if target is None:
+        out[...] = xp.reshape(result, shape)
     return out
 
 
-def _checked_bias(bias: Array, rows: int) -> Array:
-    bias = bias if is_array(bias) else np.asarray(bias)
-    if bias.ndim != 1 or bias.shape[0] != rows:
-        raise ValueError(f"bias has shape {bias.shape}; it must be ({rows},), the rows of A.")
-    return bias
+def _rows_of(out: Array, samples: int) -> Array | None:
+    """Return `out`, of shape (..., rows), as a view (rows, samples), or None if it has none."""
+    if getattr(getattr(out, "flags", None), "c_contiguous", False):
+        return out.reshape(samples, out.shape[-1]).T
+    return None
 
 
-def _fused(
-    A: Operand, x: Array, bias: Array | None, activation: Activation | None, name: str | None
-) -> Array | None:
-    """Return the layer by a backend that fuses its epilogue, or None."""
-    operand = _operand(A, x.T)
-    backend = _select(A, operand, name).backend
-    if not isinstance(backend, cpu.CpuBackend) or A.storage.remainder is not None:
-        return None
-    if not (activation is None or activation == "relu"):
-        return None
-    return backend.linear(_PACKS.get(A.storage, backend), operand.T, bias, activation)
+def _widened(epilogue: Epilogue) -> Epilogue:
+    """Return the epilogue of a vector's product as that of a matrix with one column."""
+
+    def column(x: Array | None) -> Array | None:
+        return None if x is None else (x if is_array(x) else np.asarray(x))[..., None]
+
+    return replace(epilogue, c=column(epilogue.c), residual=column(epilogue.residual))
 
 
-def _epilogue(product: Array, bias: Array | None, activation: Activation | None) -> Array:
-    dtype = dtype_of(product)
-    total = as_dtype(product, accumulate_dtype(dtype))
-    if bias is not None:
-        total = total + as_dtype(bias, dtype_of(total))
-    if activation is not None:
-        total = apply_activation(activation, total)
-    return as_dtype(total, dtype)
+def _check_precision(precision: Precision) -> None:
+    if precision not in get_args(Precision):
+        names = ", ".join(get_args(Precision))
+        raise ValueError(f"precision is {precision!r}; it is one of {names}.")
 
 
 def _operand(A: Operand, X: Array) -> Array:
     """Return `X` as an array of native byte order that fits `A`."""
     x = X if is_array(X) and not isinstance(X, np.matrix | np.ma.MaskedArray) else _asarray(X)
-    if x.ndim not in (1, 2):
-        raise ValueError(f"X has {x.ndim} dimensions; a product takes 1 or 2.")
-    if x.shape[0] != A.shape[1]:
+    if x.ndim == 0:
+        raise ValueError("X is a scalar; a product takes a vector or a matrix, use * instead.")
+    if x.shape[-2 if x.ndim > 1 else 0] != A.shape[1]:
         raise ValueError(f"A is {A.shape} and X {tuple(x.shape)}; X must have {A.shape[1]} rows.")
     if dtype_of(x) in VALUES:  # in this machine's byte order
         return x
@@ -281,7 +327,7 @@ def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Arra
         raise ValueError("out is read-only.")
 
 
-def _select(A: Operand, x: Array, name: str | None) -> Selection:
+def _select(A: Operand, x: Array, name: str | None, precision: Precision = "default") -> Selection:
     named = {b.name: b for b in (*BACKENDS, dense.BACKEND)}
     if name is not None and name not in named:
         raise ValueError(f"backend is {name!r}; it is one of {', '.join(named)}.")
@@ -289,7 +335,7 @@ def _select(A: Operand, x: Array, name: str | None) -> Selection:
     wide = x[:, None] if x.ndim == 1 else x
     refusals: list[tuple[str, str]] = []
     for backend in candidates:
-        reason = backend.refusal(A.storage, wide, transposed=A.transposed)
+        reason = backend.refusal(A.storage, wide, transposed=A.transposed, precision=precision)
         if not reason:
             slow = "" if name else dense.pays(A.storage, wide, backend.name)
             if slow:
@@ -299,8 +345,15 @@ def _select(A: Operand, x: Array, name: str | None) -> Selection:
     return Selection(None, tuple(refusals))
 
 
-def _multiply(A: Operand, x: Array, out: Array | None, name: str | None) -> Array:
-    selection = _select(A, x, name)
+def _multiply(
+    A: Operand,
+    x: Array,
+    out: Array | None,
+    name: str | None,
+    precision: Precision,
+    epilogue: Epilogue,
+) -> Array:
+    selection = _select(A, x, name, precision)
     backend = selection.backend
     if backend is None:
         reasons = "\n".join(f"  {n}: {reason}" for n, reason in selection.refusals)
@@ -310,16 +363,57 @@ def _multiply(A: Operand, x: Array, out: Array | None, name: str | None) -> Arra
             "Bring A and X to one library and device (A.to_device(...)), or drop backend=."
         )
     packed = _PACKS.get(A.storage, backend)
-    if A.storage.remainder and out is not None and _overlap(x, out):
-        x = x.copy()  # the remainder reads it once more when the tiles have written the product
-    product = backend.matmul(packed, x, out, transposed=A.transposed)
-    if remainder := A.storage.remainder:
-        csr.add_product(remainder, A.storage.shape, x, product, transposed=A.transposed)
-    return product
+    run = partial(backend.matmul, packed, transposed=A.transposed, precision=precision)
+    remainder = A.storage.remainder
+    if not remainder:
+        return run(x, out, epilogue=epilogue)
+    # Both parts of the product are added up before anything else is done to it.
+    dtype = product_dtype(A.storage.dtype, dtype_of(x))
+    kind = dtype if epilogue.is_cast else accumulate_dtype(dtype)
+    product = run(x, epilogue=Epilogue(out_dtype=kind))
+    csr.add_product(remainder, A.storage.shape, x, product, transposed=A.transposed)
+    return finish(epilogue, product, dtype, out)
 
 
-def _overlap(x: Array, out: Array) -> bool:
-    return not isinstance(x, np.ndarray) or np.may_share_memory(x, out)
+def _multiply_batch(
+    A: Operand,
+    x: Array,
+    out: Array | None,
+    name: str | None,
+    precision: Precision,
+    epilogue: Epilogue,
+) -> Array:
+    """Multiply (..., cols, n) as one matrix, (cols, all of the batch times n)."""
+    xp, n = array_namespace(x), x.shape[-1]
+    lead = x.shape[:-2]
+    count = math.prod(lead)
+
+    def folded(part: Array | None) -> Array | None:
+        if part is None:
+            return None
+        rows = part.shape[-2]
+        moved = xp.permute_dims(xp.reshape(part, (count, rows, n)), (1, 0, 2))
+        return xp.reshape(moved, (rows, count * n))
+
+    def repeated(part: Array | None) -> Array | None:
+        return None if part is None else xp.tile(part, (count,))
+
+    steps = replace(
+        epilogue,
+        c=folded(epilogue.c),
+        residual=folded(epilogue.residual),
+        bias=epilogue.bias if epilogue.bias_axis == 0 else repeated(epilogue.bias),
+        col_scale=repeated(epilogue.col_scale),
+    )
+    wide = folded(x)
+    assert wide is not None
+    flat = _multiply(A, wide, None, name, precision, steps)
+    product = xp.permute_dims(xp.reshape(flat, (A.shape[0], count, n)), (1, 0, 2))
+    product = xp.reshape(product, (*lead, A.shape[0], n))
+    if out is None:
+        return product
+    out[...] = product
+    return out
 
 
 class _PackCache:

@@ -20,7 +20,15 @@ from typing import Final
 
 import numpy as np
 
-from tvwarray._dtypes import EIGHT_BIT_INTEGERS, DType, accumulate_dtype, product_dtype, promote
+from tvwarray._dtypes import (
+    EIGHT_BIT_INTEGERS,
+    DType,
+    Precision,
+    accumulate_dtype,
+    product_dtype,
+    promote,
+)
+from tvwarray._epilogue import IDENTITY, Epilogue, finish
 from tvwarray._namespace import (
     Array,
     Namespace,
@@ -96,7 +104,14 @@ class ArrayBackend:
 
     name = "array"
 
-    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+    def refusal(
+        self,
+        storage: TVWStorage,
+        x: Array,
+        *,
+        transposed: bool = False,
+        precision: Precision = "default",
+    ) -> str:
         """Say why `x` cannot be multiplied here, or return an empty string."""
         try:
             array_namespace(storage.data, x)
@@ -135,9 +150,16 @@ class ArrayBackend:
         )
 
     def matmul(
-        self, packed: ArrayPacked, x: Array, out: Array | None = None, *, transposed: bool = False
+        self,
+        packed: ArrayPacked,
+        x: Array,
+        out: Array | None = None,
+        *,
+        transposed: bool = False,
+        epilogue: Epilogue = IDENTITY,
+        precision: Precision = "default",
     ) -> Array:
-        """Return ``A @ x``, or ``A.T @ x``; (rows or cols, n).
+        """Return `epilogue` of ``A @ x``, or ``A.T @ x``; (rows or cols, n).
 
         A Fortran-ordered `x` is multiplied as its transpose and gives a Fortran-ordered product.
         """
@@ -149,15 +171,13 @@ class ArrayBackend:
             if transposed:
                 product = _rmatmul(xp, packed, as_dtype(x, summed), flip)
             else:
-                into = out if _takes_tiles(packed, out, x, summed, flip) else None
+                direct = epilogue.is_cast and _takes_tiles(packed, out, x, summed, flip)
+                into = out if direct else None
                 product = _matmul(xp, packed, as_dtype(x, summed), flip, into)
             if product is out and out is not None:
                 return out
-            result = _finish(xp, product, result_dtype)
-        if out is None:
-            return result
-        out[...] = result
-        return out
+            product = _finish(xp, product, accumulate_dtype(result_dtype))
+        return finish(epilogue, product, result_dtype, out)
 
 
 BACKEND: Final = ArrayBackend()

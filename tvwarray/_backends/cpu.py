@@ -16,11 +16,20 @@ kernel runs depends on the number of right-hand sides alone; see ``docs/cpu.md``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, accumulate_dtype, product_dtype
+from tvwarray._dtypes import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    DType,
+    Precision,
+    accumulate_dtype,
+    product_dtype,
+)
+from tvwarray._epilogue import IDENTITY, Epilogue, finish, without
 from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, dtype_of
 from tvwarray._native import why_not_native
@@ -60,7 +69,14 @@ class CpuBackend:
 
     name = "cpu"
 
-    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+    def refusal(
+        self,
+        storage: TVWStorage,
+        x: Array,
+        *,
+        transposed: bool = False,
+        precision: Precision = "default",
+    ) -> str:
         """Say why `x` cannot be multiplied here, or return an empty string."""
         if engine() is None:
             return (
@@ -103,15 +119,28 @@ class CpuBackend:
         return CpuPacked(storage.shape, storage.dtype, matrix)
 
     def matmul(
-        self, packed: CpuPacked, x: Array, out: Array | None = None, *, transposed: bool = False
+        self,
+        packed: CpuPacked,
+        x: Array,
+        out: Array | None = None,
+        *,
+        transposed: bool = False,
+        epilogue: Epilogue = IDENTITY,
+        precision: Precision = "default",
     ) -> Array:
-        """Return ``A @ x``, (rows, n), written to `out` if it is given.
+        """Return `epilogue` of ``A @ x``, (rows, n), written to `out` if it is given.
 
         `x` is read in place whatever its strides. A new result has the order of `x`: where the
         columns of `x` are contiguous (row-major activations, transposed), its own columns are.
         """
         assert not transposed, "refusal() was not asked"
-        return self._multiply(packed, x, None, None, out)
+        dtype = product_dtype(packed.dtype, x.dtype)
+        result, summed = epilogue.result_dtype(dtype), accumulate_dtype(dtype)
+        if accumulate_dtype(result) == summed and _is_fused(epilogue, dtype):
+            activation: Any = epilogue.activation
+            return self._multiply(packed, x, epilogue.bias, activation, out, result)
+        product = self._multiply(packed, x, None, None, None, summed)
+        return finish(epilogue, product, dtype, out)
 
     def linear(
         self,
@@ -139,7 +168,9 @@ class CpuBackend:
         -------
         array, shape (m, rows)
         """
-        return self._multiply(packed, x.T, bias, activation, None if out is None else out.T).T
+        dtype = product_dtype(packed.dtype, x.dtype)
+        into = None if out is None else out.T
+        return self._multiply(packed, x.T, bias, activation, into, dtype).T
 
     def _multiply(
         self,
@@ -148,8 +179,8 @@ class CpuBackend:
         bias: Array | None,
         activation: Fused | None,
         out: HostArray | None,
+        dtype: DType,
     ) -> HostArray:
-        dtype = product_dtype(packed.dtype, x.dtype)
         if bias is not None:
             bias = np.ascontiguousarray(bias, accumulate_dtype(dtype))
         target = _empty_like(packed.shape[0], x, dtype)
@@ -165,6 +196,14 @@ class CpuBackend:
 
 
 BACKEND: Final = CpuBackend()
+
+
+def _is_fused(epilogue: Epilogue, product: DType) -> bool:
+    """Say whether the engine does all of an epilogue before a result leaves its registers."""
+    if epilogue.activation not in (None, *get_args(Fused)) or epilogue.bias_axis != 0:
+        return False
+    rest = without(epilogue, "activation", "bias")
+    return rest.is_cast and epilogue.work_dtype(product) == accumulate_dtype(product)
 
 
 def _bits(x: HostArray) -> HostArray:

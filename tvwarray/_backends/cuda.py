@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from tvwarray._dtypes import BFLOAT16, FLOAT16
+from tvwarray._dtypes import BFLOAT16, FLOAT16, Precision, accumulate_dtype
+from tvwarray._epilogue import IDENTITY, Epilogue, finish
 from tvwarray._errors import BackendError
 from tvwarray._kernels.config import BRICK_ROWS, STEP_SLOTS
 from tvwarray._kernels.launch import CupyLauncher, Launcher, choose_config, multiply
 from tvwarray._kernels.pack import PackedMatrix, pack
 from tvwarray._kernels.select import Choice
-from tvwarray._namespace import Array, dtype_of
+from tvwarray._namespace import Array, as_dtype, dtype_of
 from tvwarray._storage import TVWStorage
 
 _INDEX_MAX: Final = 2**31 - 1
@@ -30,7 +31,14 @@ class CudaBackend:
     def __init__(self, launcher: Launcher | None = None) -> None:
         self.launcher: Launcher = CupyLauncher() if launcher is None else launcher
 
-    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+    def refusal(
+        self,
+        storage: TVWStorage,
+        x: Array,
+        *,
+        transposed: bool = False,
+        precision: Precision = "default",
+    ) -> str:
         """Return why ``A @ x`` cannot run here, in a sentence, or an empty string."""
         if reason := self.launcher.refusal(storage.data, x):
             return reason
@@ -60,9 +68,16 @@ class CudaBackend:
         return choose_config(packed, int(x.shape[1]), self.launcher.device(x))
 
     def matmul(
-        self, packed: object, x: Array, out: Array | None = None, *, transposed: bool = False
+        self,
+        packed: object,
+        x: Array,
+        out: Array | None = None,
+        *,
+        transposed: bool = False,
+        epilogue: Epilogue = IDENTITY,
+        precision: Precision = "default",
     ) -> Array:
-        """Return ``A @ x``, written to `out` if it is given.
+        """Return `epilogue` of ``A @ x``, written to `out` if it is given.
 
         Parameters
         ----------
@@ -80,7 +95,11 @@ class CudaBackend:
         """
         if transposed or not isinstance(packed, PackedMatrix):
             raise BackendError("backend cuda runs A @ X for what its pack() made, nothing else.")
-        return multiply(self.launcher, packed, x, out)
+        if epilogue is IDENTITY:
+            return multiply(self.launcher, packed, x, out)
+        dtype = packed.dtype
+        product = as_dtype(multiply(self.launcher, packed, x), accumulate_dtype(dtype))
+        return finish(epilogue, product, dtype, out)
 
 
 BACKEND: Final = CudaBackend()

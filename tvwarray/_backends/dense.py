@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 
 from tvwarray._convert import to_dense
-from tvwarray._dtypes import product_dtype
+from tvwarray._dtypes import Precision, product_dtype
+from tvwarray._epilogue import IDENTITY, Epilogue, finish
 from tvwarray._namespace import Array, dtype_of, to_host
 from tvwarray._storage import TVWStorage
 
@@ -72,7 +73,14 @@ class DenseBackend:
 
     name = "dense"
 
-    def refusal(self, storage: TVWStorage, x: Array, *, transposed: bool = False) -> str:
+    def refusal(
+        self,
+        storage: TVWStorage,
+        x: Array,
+        *,
+        transposed: bool = False,
+        precision: Precision = "default",
+    ) -> str:
         """Say why a dense copy would not pay, or return an empty string."""
         if not (isinstance(storage.data, np.ndarray) and isinstance(x, np.ndarray)):
             return "is for NumPy arrays"
@@ -92,17 +100,21 @@ class DenseBackend:
         return dense
 
     def matmul(
-        self, packed: Any, x: Array, out: Array | None = None, *, transposed: bool = False
+        self,
+        packed: Any,
+        x: Array,
+        out: Array | None = None,
+        *,
+        transposed: bool = False,
+        epilogue: Epilogue = IDENTITY,
+        precision: Precision = "default",
     ) -> Array:
-        """Return ``A @ x`` or ``A.T @ x``; a Fortran-ordered `x` gives such a product."""
+        """Return `epilogue` of ``A @ x`` or ``A.T @ x``, in the memory order of `x`."""
         a = packed.T if transposed else packed
         with np.errstate(all="ignore"):
             flip = x.flags.f_contiguous and not x.flags.c_contiguous
             result = (x.T @ a.T).T if flip else a @ x
-        if out is None:
-            return result
-        out[...] = result
-        return out
+        return finish(epilogue, result, product_dtype(a.dtype, x.dtype), out)
 
 
 BACKEND: Final = DenseBackend()
