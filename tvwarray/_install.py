@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-__version__: Final = "0.1.0"
+
+def _installed_version() -> str:
+    try:
+        return version("tvwarray")
+    except PackageNotFoundError:  # a source folder on the path
+        return "0+unknown"
+
+
+__version__: Final = _installed_version()
 
 
 def warn_of_source_folder() -> None:
@@ -18,8 +27,6 @@ def warn_of_source_folder() -> None:
     here = Path(__file__).resolve().parent
     if not (here.parent / "pyproject.toml").exists():
         return
-    from importlib.metadata import PackageNotFoundError, distribution
-
     try:
         installed = distribution("tvwarray")
     except PackageNotFoundError:

@@ -1,0 +1,44 @@
+"""Sphinx configuration: ``sphinx-build -W docs docs/_build/html``, with tvwarray installed."""
+
+from importlib.metadata import version as installed_version
+
+project = "tvwarray"
+author = "The tvwarray developers"
+copyright = "2026, the tvwarray developers"  # noqa: A001 - the name that Sphinx reads
+version = release = installed_version("tvwarray")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx_design",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc sections say more than annotations
+numpydoc_show_class_members = False
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+doctest_global_setup = """
+import numpy as np
+import scipy.sparse as sp
+import tvwarray
+"""
+trim_doctest_flags = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "tvwarray"
+html_static_path = ["_static"]
+html_theme_options = {
+    "navigation_depth": 2,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "tutorial": []}
