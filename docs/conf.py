@@ -4,7 +4,7 @@ from importlib.metadata import version as installed_version
 
 project = "tvwarray"
 author = "The tvwarray developers"
-copyright = "2026, the tvwarray developers"  # noqa: A001 - the name that Sphinx reads
+copyright = "2026, the tvwarray developers"
 version = release = installed_version("tvwarray")
 
 extensions = [

@@ -27,6 +27,8 @@ def warn_of_source_folder() -> None:
     here = Path(__file__).resolve().parent
     if not (here.parent / "pyproject.toml").exists():
         return
+    from importlib.metadata import distribution
+
     try:
         installed = distribution("tvwarray")
     except PackageNotFoundError:
