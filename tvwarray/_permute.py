@@ -88,7 +88,8 @@ def permute_slots(scores: HostArray, *, sweeps: int = 8, tolerance: float = 1e-7
     if scores.size and scores.min() < 0:
         raise FormatError("a score is negative; scores say what keeping an entry is worth.")
     padded = np.zeros((scores.shape[0], -(-k // 4) * 4))
-    padded[:, :k] = _rounded(scores)
+    largest = float(scores.max(initial=0))
+    padded[:, :k] = rounded_scores(scores, terms=4 * scores.shape[0], largest=largest)
     threshold = tolerance * float(padded.sum())
     start = np.arange(padded.shape[1])
     if (compiled := native()) is not None:
@@ -108,12 +109,14 @@ def _checked(scores: HostArray) -> HostArray:
     return scores
 
 
-def _rounded(scores: HostArray) -> HostArray:
-    """Return the scores as integers, in float64, of so few bits that their sums are exact."""
-    largest = float(np.abs(scores).max(initial=0))
+def rounded_scores(scores: HostArray, *, terms: int, largest: float) -> HostArray:
+    """Return float64 scores as integers of so few bits that sums of `terms` of them are exact.
+
+    `largest` is the largest absolute score, of all that are to be added or compared.
+    """
     if largest == 0:
         return scores
-    bits = min(_BITS, _EXACT - (4 * scores.shape[0]).bit_length())
+    bits = min(_BITS, _EXACT - terms.bit_length())
     rounded: HostArray = np.rint(np.ldexp(scores, bits - int(np.frexp(largest)[1])))
     return rounded
 

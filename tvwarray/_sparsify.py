@@ -6,6 +6,7 @@ from tvwarray import _convert
 from tvwarray._errors import FormatError
 from tvwarray._matrix import TVWMatrix
 from tvwarray._namespace import Array, to_host
+from tvwarray._storage import DEFAULT_TILE_ROWS
 from tvwarray.prune import magnitude, make_pattern
 from tvwarray.prune.patterns import Pattern, PatternName
 
@@ -15,23 +16,36 @@ def sparsify(
     sparsity: float,
     *,
     pattern: PatternName | Pattern = "tvw",
-    tile_rows: int = 128,
+    tile_rows: int = DEFAULT_TILE_ROWS,
     scores: Array | None = None,
+    permute: bool = True,
+    group_rows: bool = True,
+    count_range: tuple[float, float] | None = None,
 ) -> TVWMatrix:
-    """Prune a dense matrix to tile-vector-wise sparsity.
+    """Prune a dense matrix to tile-vector-wise sparsity, or to another pattern.
 
     Parameters
     ----------
     W : array, shape (rows, cols)
         Weights as ``Linear.weight`` stores them, (out_features, in_features); of any array library.
     sparsity : float
-        Share of all entries of `W` to prune, 0.5 to 1; met within half a point for matrices of
-        256 x 256 and larger.
-    pattern : "tvw" or prune.Pattern
+        Share of all entries of `W` to prune, 0.5 to 1 for "tvw"; met within half a point for
+        matrices of 256 x 256 and larger.
+    pattern : {"tvw", "tw", "tew", "ew", "vw", "bw", "vnm"} or prune.Pattern
+        See `tvwarray.prune.patterns`. Where it makes no tiles of its own, the layout is found as
+        for any sparse matrix.
     tile_rows : int
         Rows of a tile, 16 to 1024. Fewer rows keep more of the score and multiply slower.
     scores : array, shape (rows, cols), optional
         What each weight is worth, finite and not negative; ``|W|`` by default.
+    permute : bool
+        Search for each tile which columns share a group, so that 2:4 loses least.
+    group_rows : bool
+        Put rows into the tiles that keep most of them, instead of consecutive ones.
+    count_range : (float, float), optional
+        The fewest and the most columns of a tile, in units of their mean: ``(0.5, 1.5)`` makes
+        tiles more alike. Options from `tile_rows` on, but `scores`, are those of a pattern given
+        by name.
 
     Returns
     -------
@@ -61,5 +75,12 @@ def sparsify(
         raise FormatError(
             f"scores have shape {given.shape}, W has {host.shape}; they must be equal."
         )
-    selection = make_pattern(pattern, tile_rows=tile_rows).select(given, sparsity)
+    chosen = make_pattern(
+        pattern,
+        tile_rows=tile_rows,
+        permute=permute,
+        group_rows=group_rows,
+        count_range=count_range,
+    )
+    selection = chosen.select(given, sparsity)
     return TVWMatrix.from_storage(_convert.from_selection(W, selection.mask, selection.layout))

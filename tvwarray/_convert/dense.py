@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -85,11 +86,44 @@ def from_dense(
     return storage.mapped(lambda x: from_host(x, like=a))
 
 
-def from_selection(a: Array, mask: HostArray, layout: Layout) -> TVWStorage:
-    """Store the entries of `a` under `mask`, which a pattern chose, in the layout it gave them."""
+def from_selection(a: Array, mask: HostArray, layout: Layout | None) -> TVWStorage:
+    """Store the entries of `a` under `mask`, which a pattern chose, in the layout it gave them.
+
+    Entries that the layout has no place for become the remainder; without a layout one is found as
+    for any other matrix.
+    """
     host = to_host(a)
     host = host.astype(value_dtype(host.dtype, where="the array"), copy=False)
-    return fill(layout, DenseMatrix(host, mask)).mapped(lambda x: from_host(x, like=a))
+    matrix = DenseMatrix(host, mask)
+    if layout is None:
+        storage = fill(find_layout(matrix, tile_rows="auto", vector=(2, 4)), matrix)
+    else:
+        storage = _with_entries(fill(layout, matrix), host, mask & ~_places(layout))
+    return storage.mapped(lambda x: from_host(x, like=a))
+
+
+def _places(layout: Layout) -> HostArray:
+    """Return which entries of the matrix have a place in a tile, bool (rows, cols)."""
+    places = np.zeros(layout.shape, np.bool_)
+    for t in range(layout.num_tiles):
+        rows, slots = layout.tile(t)
+        places[rows[:, None], slots[slots >= 0]] = True
+    return places
+
+
+def _with_entries(storage: TVWStorage, host: HostArray, beside: HostArray) -> TVWStorage:
+    """Keep the entries of `host` under `beside` as the remainder, if there are any."""
+    rows, cols = np.nonzero(beside & nonzero_mask(host))
+    if not rows.size:
+        return storage
+    indptr = np.zeros(storage.shape[0] + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=storage.shape[0]), out=indptr[1:])
+    return replace(
+        storage,
+        remainder_indptr=indptr,
+        remainder_indices=cols.astype(np.int32),
+        remainder_data=host[rows, cols],
+    )
 
 
 def _checked_mask(mask: HostArray, shape: tuple[int, ...]) -> HostArray:

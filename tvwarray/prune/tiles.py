@@ -1,0 +1,250 @@
+"""Tiles of several layers: which columns each keeps, and which rows stand together.
+
+A tile ranks its columns by worth and offers them in chunks of whole groups; the chunks of all tiles
+of all layers compete (`budget`)::
+
+    tile 0   c7 c2 c9 c0 | c4 c1 .. | ..        a chunk is worth the mean of its columns, so that
+    tile 1   c3 c8 c5 c7 | c2 ..    | ..        counts are whole groups and nothing is rounded
+
+Rows are grouped by turns: columns are ranked given the tiles, then rows change places between tiles
+given the columns (`_exchange`), so that each stands where its scores are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tvwarray._exchange import exact_sums, exchange_rows
+from tvwarray._layout import Layout, make_layout
+from tvwarray._permute import permute_slots
+from tvwarray._storage import HostArray, Vector
+from tvwarray.prune.budget import Regions, choose
+from tvwarray.prune.selection import TOLERANCE, Contest, Selection, count_entries, floors_of
+from tvwarray.prune.vectors import best_of_group
+
+_ROUNDS: Final = 4
+"""How often columns and rows take turns; what more would gain is below 0.1 %."""
+
+CountRange = tuple[float, float] | None
+"""The fewest and the most columns of a tile, in units of the mean count of its layer."""
+
+
+class Layer(NamedTuple):
+    """A layer whose tiles are to be chosen."""
+
+    scores: HostArray
+    """(rows, cols)"""
+    kept: HostArray | None
+    """bool (rows, cols): what element-wise pruning keeps, for `Contest.classes`"""
+    tiles: list[HostArray]
+    """int32: the rows of each tile, ascending"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many entries tiles may cover in all, and how the tiles of a layer share them."""
+
+    entries: float
+    floors: Sequence[float]
+    steps: tuple[int, ...]
+    """Column counts are multiples of the first that is fine enough for the budget to be met."""
+    count_range: CountRange = None
+
+    @staticmethod
+    def of(
+        layers: Sequence[HostArray],
+        keep: float,
+        contest: Contest,
+        *,
+        steps: tuple[int, ...],
+        count_range: CountRange,
+    ) -> Share:
+        """Return the share of tiles that cover `keep` of all entries."""
+        floors = floors_of(layers, keep, contest)
+        return Share(keep * count_entries(layers), floors, steps, count_range)
+
+
+def consecutive(rows: HostArray, tile_rows: int) -> list[HostArray]:
+    """Return tiles of `tile_rows` rows each, in order."""
+    rows = rows.astype(np.int32)
+    return [rows[i : i + tile_rows] for i in range(0, rows.size, tile_rows)]
+
+
+def choose_columns(
+    layers: Sequence[Layer], share: Share, contest: Contest
+) -> list[list[HostArray]]:
+    """Return the columns each tile of each layer keeps, int32, ascending."""
+    offers = [_Offer.of(layer, contest) for layer in layers]
+    step = _step(offers, share)
+    chosen = choose([o.chunks(step) for o in offers], share.entries, share.floors)
+    counts = [o.counts(c, step) for o, c in zip(offers, chosen, strict=True)]
+    if share.count_range is not None:
+        counts = [o.evened(c, step, share.count_range) for o, c in zip(offers, counts, strict=True)]
+    return [
+        [np.sort(ranked[:k]).astype(np.int32) for ranked, k in zip(o.order, c, strict=True)]
+        for o, c in zip(offers, counts, strict=True)
+    ]
+
+
+def group_rows(layer: Layer, columns: list[HostArray], share: Share, contest: Contest) -> Layer:
+    """Return the layer with rows moved to the tiles that keep most of their scores.
+
+    Tiles keep their heights; `columns` are what they keep now, and all together keep about as many
+    afterwards.
+    """
+    heights = [r.size for r in layer.tiles]
+    if len(heights) < 2 or not layer.scores.size:
+        return layer
+    covered = float(sum(h * c.size for h, c in zip(heights, columns, strict=True)))
+    share = replace(share, entries=covered, floors=[0.0])
+    rows = np.concatenate(layer.tiles)
+    tile_of = np.repeat(np.arange(len(heights)), heights)
+    for turn in range(_ROUNDS):
+        if turn:
+            (columns,) = choose_columns([layer], share, contest)
+        moved = exchange_rows(exact_sums(layer.scores, rows, columns), tile_of)
+        if np.array_equal(moved, tile_of):
+            break
+        tile_of = moved
+        tiles = [np.sort(rows[tile_of == t]) for t in range(len(heights))]
+        layer = layer._replace(tiles=tiles)
+    return layer
+
+
+def tile_selection(
+    layer: Layer,
+    columns: list[HostArray],
+    tile_rows: int,
+    *,
+    nm: tuple[int, int] | None = None,
+    permute: bool = False,
+    contest: Contest,
+) -> Selection:
+    """Return the mask and the layout of tiles that keep these columns, `nm` of them if not None.
+
+    Slots are permuted for 2:4 if wanted; other n:m have no layout of their own.
+    """
+    scores, tiles = layer.scores, layer.tiles
+    mask = np.zeros(scores.shape, np.bool_)
+    used = [t for t, cols in enumerate(columns) if cols.size and tiles[t].size]
+    slots = []
+    for t in contest.steps(used) if permute else used:
+        rows, cols = tiles[t][:, None], columns[t]
+        if nm is None:
+            mask[rows, cols] = True
+        elif permute and nm == (2, 4):
+            cols = _permuted(scores[rows, cols], cols)
+            held = cols >= 0
+            kept = best_of_group(np.where(held, scores[rows, cols], 0), 2, 4)
+            mask[rows, cols[held]] = (kept & held)[:, held]
+        else:
+            mask[rows, cols] = best_of_group(scores[rows, cols], *nm)
+        slots.append(cols)
+    if nm not in (None, (2, 4)):
+        return Selection(mask, None)
+    vector: Vector = None if nm is None else (2, 4)
+    shape = (int(scores.shape[0]), int(scores.shape[1]))
+    layout: Layout = make_layout(shape, tile_rows, vector, [tiles[t] for t in used], slots)
+    return Selection(mask, layout)
+
+
+def _permuted(scores: HostArray, columns: HostArray) -> HostArray:
+    """Return the slots of a tile, groups of four that 2:4 loses least in; -1 is padding."""
+    if columns.size % 4 == 1:
+        # Spread padding would let a row keep one entry more; the weakest column stays alone.
+        alone = int(np.argmin(scores.sum(axis=0, dtype=np.float64)))
+        others = np.delete(np.arange(columns.size), alone)
+        order = np.append(others[permute_slots(scores[:, others])], alone)
+    else:
+        order = permute_slots(scores)
+    slots: HostArray = np.where(order < 0, np.int32(-1), columns[order])
+    return slots
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """The columns of a layer's tiles, ranked."""
+
+    heights: HostArray
+    """(tiles,)"""
+    order: HostArray
+    """(tiles, cols): columns, the best first"""
+    worth: HostArray
+    """(tiles, cols), in this order"""
+    classes: HostArray
+    """int8 (tiles, cols), in this order"""
+
+    @staticmethod
+    def of(layer: Layer, contest: Contest) -> _Offer:
+        heights = np.array([r.size for r in layer.tiles], np.int64)
+        sums = _sums(contest.prepared(layer.scores), layer.tiles)
+        worth = contest.worth(sums, heights[:, None])
+        classes = np.zeros(worth.shape, np.int8)
+        if layer.kept is not None:
+            classes = contest.classes(_sums(layer.kept, layer.tiles) / heights[:, None])
+        order = np.lexsort((-worth, -classes), axis=1)
+        return _Offer(
+            heights,
+            order,
+            np.take_along_axis(worth, order, axis=1),
+            np.take_along_axis(classes, order, axis=1),
+        )
+
+    def chunks(self, step: int) -> Regions:
+        """Return chunks of `step` columns: the first of every tile, then the second, ..."""
+        starts = np.arange(0, self.worth.shape[1], step)
+        if not self.worth.size:
+            return Regions(np.empty(0), np.empty(0), np.empty(0, np.int8))
+        widths = np.diff(starts, append=self.worth.shape[1])
+        worth = np.add.reduceat(self.worth, starts, axis=1) / widths
+        cost = self.heights[:, None] * widths
+        return Regions(worth.T.ravel(), cost.T.ravel(), self.classes[:, starts].T.ravel())
+
+    def counts(self, chosen: HostArray, step: int) -> HostArray:
+        """Return the columns of each tile, from its chunks that were chosen."""
+        tiles, cols = self.worth.shape
+        if not tiles:
+            return np.empty(0, np.int64)
+        chunks = chosen.reshape(-1, tiles).sum(axis=0)
+        counts: HostArray = np.minimum(chunks * step, cols)
+        return counts
+
+    def evened(self, counts: HostArray, step: int, limits: tuple[float, float]) -> HostArray:
+        """Return counts within `limits` times their mean that cover as many entries."""
+        covered = float((counts * self.heights).sum())
+        mean = covered / max(1, self.heights.sum())
+        regions = self.chunks(step)
+        if not regions.worth.size or not covered:
+            return counts
+        place = np.arange(regions.worth.size) // self.heights.size * step  # columns before a chunk
+        first = np.ceil(limits[0] * mean / step) * step
+        last = max(np.floor(limits[1] * mean / step) * step, first, step)
+        classes = np.where(place < first, 2, regions.classes).astype(np.int8)
+        inside = place < last
+        chosen = np.zeros(place.size, np.bool_)
+        chosen[inside] = choose(
+            [Regions(regions.worth[inside], regions.cost[inside], classes[inside])], covered, [0.0]
+        )[0]
+        return self.counts(chosen, step)
+
+
+def _step(offers: Sequence[_Offer], share: Share) -> int:
+    """Return the coarsest step of which half is no more than the tolerance of all entries."""
+    tallest = max((int(o.heights.max(initial=0)) for o in offers), default=0)
+    entries = sum(int(o.heights.sum()) * o.worth.shape[1] for o in offers)
+    fine = [s for s in share.steps if s * tallest <= 2 * TOLERANCE * entries]
+    return fine[0] if fine else share.steps[-1]
+
+
+def _sums(x: HostArray, tiles: Sequence[HostArray]) -> HostArray:
+    """Return the sum of each column over the rows of each tile, float64 (tiles, cols)."""
+    sums = np.zeros((len(tiles), x.shape[1]))
+    for t, rows in enumerate(tiles):
+        straight = rows.size and rows[-1] - rows[0] == rows.size - 1
+        block = x[rows[0] : rows[-1] + 1] if straight else x[rows]
+        block.sum(axis=0, dtype=np.float64, out=sums[t])
+    return sums
