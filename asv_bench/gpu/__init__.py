@@ -1,0 +1,1 @@
+"""Timings on a GPU: `problems` makes operands, `peers` the other libraries, `clock` times."""

@@ -1,0 +1,201 @@
+"""Every GPU figure in one run: python asv_bench/gpu_run.py [--out FOLDER] [--parts ...]
+
+Needs a GPU, CuPy and PyTorch (the peers: cuBLAS, cuSPARSELt, cuSPARSE, PyTorch's block-sparse
+kernel). Products of random data are checked against their error bound before they are timed; times
+are medians of CUDA graph replays by events, the L2 cache flushed before each. Writes `products.csv`
+and `machine.json` to the folder, and prints a line for each product: its time, and the time of the
+dense product of the same run over it. A peer that fails is a line with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cupy
+import torch
+from gpu import peers
+from gpu.clock import Clock
+from gpu.problems import Problem, as_cupy, draw
+
+import tvwarray
+
+SPARSITIES = (0.5, 0.75, 0.875, 0.95)
+SQUARES = ((1024,) * 3, (2048,) * 3, (4096,) * 3, (8192,) * 3, (16384, 8192, 8192))
+LAYERS = ((768, 3072), (3072, 768), (4096, 4096), (11008, 4096), (4096, 11008))
+BATCHES = (1, 16, 128, 512, 2048, 8192)
+
+FIELDS = ("part", "rows", "cols", "n", "sparsity", "what", "us", "dense_us", "speedup", "error")
+
+
+Maker = Callable[[], tuple[Callable[[], object], float | str]]
+"""Makes a product: what to time, and its error over its bound if it is ours."""
+
+
+class Table:
+    """Measures products, prints and keeps a row for each."""
+
+    def __init__(self, out: Path, clock: Clock, deadline: float) -> None:
+        self.clock, self.deadline, self.rows = clock, deadline, 0
+        self._file = (out / "products.csv").open("w", newline="")
+        self._writer = csv.DictWriter(self._file, FIELDS)
+        self._writer.writeheader()
+
+    @property
+    def late(self) -> bool:
+        """Whether the time that the run may take is over."""
+        return time.monotonic() > self.deadline
+
+    def time(
+        self, part: str, size: Any, sparsity: float, what: str, dense: float, make: Maker
+    ) -> float | None:
+        """Time one product and keep it; return microseconds, or None if it failed."""
+        if self.late:
+            return None
+        try:
+            run, error = make()
+            us = self.clock.median_us(run)
+        except Exception as e:  # a peer that fails is a result
+            print(f"  {what}: {type(e).__name__}: {str(e).splitlines()[0][:90]}", flush=True)
+            torch.cuda.synchronize()
+            return None
+        speedup = dense / us if dense else 1.0
+        row = (part, *size, sparsity, what, round(us, 2), round(dense, 2), round(speedup, 3), error)
+        self._writer.writerow(dict(zip(FIELDS, row, strict=True)))
+        self._file.flush()
+        rows, cols, n = size
+        print(
+            f"{part:8} {rows:5}x{cols:5}x{n:5} {100 * sparsity:5.1f} % {what:22} {us:9.1f} us "
+            f"{speedup:7.2f}x {error}",
+            flush=True,
+        )
+        return us
+
+
+def ours(problem: Problem) -> tuple[Callable[[], object], float]:
+    """Return our product into a fixed array, and its error over the bound; checked first."""
+    x, A = as_cupy(problem.x), problem.A
+    y = torch.empty(A.shape[0], problem.x.shape[1], dtype=problem.x.dtype, device="cuda")
+    out = as_cupy(y)
+    y.fill_(float("nan"))
+    tvwarray.matmul(A, x, out=out, backend="cuda")
+    torch.cuda.synchronize()
+    error = problem.check(y)
+    if not error <= 1:
+        raise AssertionError(f"the product is {error:.3g} times its error bound away")
+    return lambda: tvwarray.matmul(A, x, out=out, backend="cuda"), round(error, 3)
+
+
+def dense_time(table: Table, part: str, size: Any, dtype: torch.dtype) -> float:
+    """Time the dense product, against which the others are set."""
+    rows, cols, n = size
+    x = torch.randn(cols, n, device="cuda").to(dtype)
+    return table.time(part, size, 0.0, "cuBLAS", 0.0, lambda: (peers.dense(rows, cols, x), "")) or 0
+
+
+def squares(table: Table) -> None:
+    """Time square and large products, ours with every height of tiles and all the peers."""
+    for size in SQUARES:
+        rows, cols, n = size
+        dense = dense_time(table, "square", size, torch.bfloat16)
+        x = torch.randn(cols, n, device="cuda").to(torch.bfloat16)
+        table.time("square", size, 0.5, "cuSPARSELt 2:4", dense,
+                   lambda x=x, r=rows, c=cols: (peers.two_four(r, c, x), ""))  # fmt: skip
+        for sparsity in SPARSITIES:
+            for tile_rows in (256, 128, 64, 32):
+                table.time("square", size, sparsity, f"TVW {tile_rows}", dense, lambda s=sparsity,
+                           t=tile_rows, z=size: ours(draw(*z, s, tile_rows=t)))  # fmt: skip
+            table.time("square", size, sparsity, "TW 128", dense,
+                       lambda s=sparsity, z=size: ours(draw(*z, s, sparse=False)))  # fmt: skip
+            for block in (32, 64, 128):
+                table.time("square", size, sparsity, f"BSR {block}", dense, lambda x=x, r=rows,
+                           c=cols, s=sparsity, b=block: (peers.bsr(r, c, x, s, b), ""))  # fmt: skip
+            if rows <= 4096:
+                table.time("square", size, sparsity, "CSR", dense, lambda x=x, r=rows, c=cols,
+                           s=sparsity: (peers.csr(r, c, x, s), ""))  # fmt: skip
+
+
+def layers(table: Table) -> None:
+    """Time the layers of encoders and of language models for few to many right-hand sides."""
+    for (rows, cols), n in ((layer, n) for layer in LAYERS for n in BATCHES):
+        size = (rows, cols, n)
+        dense = dense_time(table, "layer", size, torch.bfloat16)
+        for sparsity, tile_rows in ((0.75, 128), (0.75, 256), (0.95, 128)):
+            table.time("layer", size, sparsity, f"TVW {tile_rows}", dense, lambda s=sparsity,
+                       t=tile_rows, z=size: ours(draw(*z, s, tile_rows=t)))  # fmt: skip
+
+
+def skewed(table: Table) -> None:
+    """Time tiles whose column counts differ 1:20 beside equal ones of the same sum."""
+    for size in ((4096,) * 3, (4096, 4096, 512)):
+        dense = dense_time(table, "skew", size, torch.bfloat16)
+        for sparsity in (0.75, 0.875):
+            for skew in (1.0, 20.0):
+                table.time("skew", size, sparsity, f"TVW 128, 1:{skew:.0f}", dense, lambda
+                           s=sparsity, k=skew, z=size: ours(draw(*z, s, skew=k)))  # fmt: skip
+
+
+def halves(table: Table) -> None:
+    """Time float16 at one size: the rates are those of bfloat16."""
+    size = (4096,) * 3
+    dense = dense_time(table, "float16", size, torch.float16)
+    for sparsity in SPARSITIES:
+        table.time("float16", size, sparsity, "TVW 128", dense,
+                   lambda s=sparsity, z=size: ours(draw(*z, s, dtype="float16")))  # fmt: skip
+
+
+def overhead(table: Table) -> None:
+    """Print what a call takes on the host."""
+    problem = draw(256, 256, 64, 0.75)
+    x, A = as_cupy(problem.x), problem.A
+    out = tvwarray.matmul(A, x)
+    dense, y = problem.dense, torch.empty(256, 64, dtype=torch.bfloat16, device="cuda")
+    for what, run in (
+        ("A @ X", lambda: A @ x),
+        ("matmul(A, X, out=out)", lambda: tvwarray.matmul(A, x, out=out)),
+        ("torch.matmul(out=)", lambda: torch.matmul(dense, problem.x, out=y)),
+    ):
+        print(f"overhead {what:24} {table.clock.host_us(run):6.1f} us a call", flush=True)
+
+
+PARTS = {
+    "overhead": overhead, "square": squares, "layer": layers, "skew": skewed, "float16": halves,
+}  # fmt: skip
+
+
+def machine() -> Iterator[tuple[str, str]]:
+    """Yield what the figures depend on."""
+    properties = torch.cuda.get_device_properties(0)
+    yield "GPU", f"{properties.name}, {properties.multi_processor_count} multiprocessors"
+    yield "driver", str(cupy.cuda.runtime.driverGetVersion())
+    yield "CUDA runtime", str(torch.version.cuda)
+    yield "PyTorch", torch.__version__
+    yield "cuSPARSELt", str(getattr(torch.backends.cusparselt, "version", lambda: "none")())
+    yield "CuPy", cupy.__version__
+    yield "tvwarray", tvwarray.__version__
+
+
+def main() -> None:
+    """Run the parts in order."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("gpu_results"))
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1e9, help="start nothing after so long")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    described = dict(machine())
+    (args.out / "machine.json").write_text(json.dumps(described, indent=1))
+    print(", ".join(f"{name} {value}" for name, value in described.items()), flush=True)
+    table = Table(args.out, Clock(args.repeats), time.monotonic() + args.seconds)
+    for part in args.parts:
+        PARTS[part](table)
+
+
+if __name__ == "__main__":
+    main()
