@@ -1,7 +1,7 @@
 """Layer adapters: where every entry goes, and that all of it comes back.
 
 The oracle numbers the entries of the weights and follows single indices in plain loops. Axes of the
-tests: kind of layer, order of axes, groups and parts, dtype (weights and masks), array library,
+tests: kind of layer, order of axes, parts, dtype (weights and masks), array library,
 contiguity.
 """
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tvwarray
 from tvwarray import FormatError
 from tvwarray.prune.adapters import (
     Conv,
@@ -41,10 +42,8 @@ def layers(draw):
     kind = draw(st.sampled_from(["linear", "conv", "gates", "in", "grouped", "heads"]))
     flip, separate = draw(st.booleans()), draw(st.booleans())
     if kind == "conv":
-        order, groups = draw(st.sampled_from(ORDERS)), draw(st.integers(1, 3))
-        sizes = {a: draw(small) for a in order}
-        sizes["O"] *= groups
-        return Conv(order, groups), tuple(sizes[a] for a in order)
+        order = draw(st.sampled_from(ORDERS))
+        return Conv(order), tuple(draw(small) for _ in order)
     if kind == "heads":
         return Heads(out=flip), (draw(small), draw(small), draw(small))
     if kind == "grouped":
@@ -90,32 +89,32 @@ def test_array_library_of_the_caller(layer):
 
 
 @pytest.mark.parametrize("order", ["OIHW", "HWIO", "OHWI", "WIO", "DHWIO"])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_columns_of_a_convolution_are_those_of_unfold(order, groups):
+def test_columns_of_a_convolution_are_those_of_unfold(order):
     sizes = {"O": 4, "I": 3, "D": 2, "H": 3, "W": 2}
     shape = tuple(sizes[a] for a in order)
     weights = np.arange(np.prod(shape)).reshape(shape)
-    parts = Conv(order, groups).split(weights)
+    matrix = Conv(order).split(weights)[""]
     spatial = [a for a in "DHW" if a in order]
     for index in np.ndindex(shape):
         at = dict(zip(order, index, strict=True))
-        group, row = divmod(at["O"], 4 // groups)
         col = at["I"]
         for a in spatial:
             col = col * sizes[a] + at[a]
-        assert parts[str(group) if groups > 1 else ""][row, col] == weights[index]
+        assert matrix[at["O"], col] == weights[index]
 
 
-def test_convolution_as_a_product():
-    """The matrix times a patch is the convolution at its place."""
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv2d_takes_the_matrix_of_an_adapter(groups):
+    """Each output of `conv2d` is the sum of products that defines a convolution."""
     rng = np.random.default_rng(0)
-    weights, image = rng.standard_normal((5, 3, 2, 2)), rng.standard_normal((3, 4, 4))
-    A = Conv().split(weights)[""]
-    for y in range(3):
-        for x in range(3):
-            patch = image[:, y : y + 2, x : x + 2]
-            expected = [sum((w * patch).ravel()) for w in weights]
-            np.testing.assert_allclose(A @ patch.reshape(-1), expected, rtol=1e-12)
+    weights = rng.integers(-9, 9, (4, 3, 2, 2)).astype(np.float64)
+    image = rng.integers(-9, 9, (1, 3 * groups, 4, 4)).astype(np.float64)
+    A = tvwarray.TVWMatrix(Conv().split(weights)[""])
+    got = tvwarray.conv2d(image, A, kernel_size=2, groups=groups)
+    for o, y, x in np.ndindex(4, 3, 3):
+        first = 3 * (o * groups // 4)
+        patch = image[0, first : first + 3, y : y + 2, x : x + 2]
+        assert got[0, o, y, x] == (weights[o] * patch).sum()
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -166,8 +165,7 @@ def test_default_adapter():
         (lambda: Conv("OIHX"), "order is 'OIHX'"),
         (lambda: Conv("OI"), "each once"),
         (lambda: Conv("OIHH"), "each once"),
-        (lambda: Conv(groups=0), "groups is 0"),
-        (lambda: Conv(groups=3).split(np.ones((4, 3, 1, 1))), "4 output channels, which 3 parts"),
+        (lambda: Conv().join({"": np.ones((4, 3))}, (4, 3, 2, 2)), r"the layer needs \(4, 12\)"),
         (lambda: Conv().split(np.ones((4, 3))), "OIHW weights have 4 dimensions"),
         (lambda: Linear().split(np.ones(4)), "Linear weights have 2 dimensions"),
         (lambda: Linear().join({"": np.ones((3, 4))}, (4, 3)), r"the layer needs \(4, 3\)"),

@@ -90,9 +90,8 @@ class Conv:
     order : str
         The axes of the weights: "O" outputs, "I" inputs, and spatial ones out of "DHW". "OIHW" is
         PyTorch's, "HWIO" that of JAX and TensorFlow, "OHWI" that of channels-last runtimes; "OIW",
-        "WIO", "OIDHW" and so on likewise.
-    groups : int
-        Convolution groups; each is a matrix of its own, named "0", "1", ...
+        "WIO", "OIDHW" and so on likewise. With groups, "I" is the input channels of one group, and
+        the matrix holds the rows of all: `tvwarray.conv2d` takes it so, with ``groups=``.
 
     Examples
     --------
@@ -102,7 +101,6 @@ class Conv:
     """
 
     order: str = "OIHW"
-    groups: int = 1
 
     def __post_init__(self) -> None:
         spatial = sorted(set(self.order) - set("OI"))
@@ -112,37 +110,27 @@ class Conv:
                 f'order is {self.order!r}; it names "O", "I" and one or more of "D", "H", "W", '
                 'each once, such as "OIHW" or "HWIO".'
             )
-        if self.groups < 1:
-            raise FormatError(f"groups is {self.groups}; a convolution has at least 1.")
 
     def split(self, weights: Array) -> dict[str, Array]:
-        """Return ``{"": (O, I * kH * kW)}``, or a matrix for each group."""
+        """Return ``{"": (O, I * kH * kW)}``."""
         _check_rank(weights.shape, len(self.order), f"{self.order} weights")
         xp = array_namespace(weights)
         outer = xp.permute_dims(weights, self._axes())
-        rows = outer.shape[0]
-        matrix = xp.reshape(outer, (rows, prod(outer.shape[1:])))
-        return {n: matrix[a:b, :] for n, a, b in self._parts(rows)}
+        return {"": xp.reshape(outer, (outer.shape[0], prod(outer.shape[1:])))}
 
     def join(self, matrices: Mapping[str, Array], shape: Shape) -> Array:
         """Return the weights of shape `shape`."""
         _check_rank(shape, len(self.order), f"{self.order} weights")
         axes = self._axes()
         rows, *inner = (shape[a] for a in axes)
-        expected = {n: (b - a, prod(inner)) for n, a, b in self._parts(rows)}
-        parts = _checked(matrices, expected)
-        xp = array_namespace(*parts)
-        outer = xp.reshape(_stacked(parts), (rows, *inner))
+        (matrix,) = _checked(matrices, {"": (rows, prod(inner))})
+        xp = array_namespace(matrix)
+        outer = xp.reshape(matrix, (rows, *inner))
         return xp.permute_dims(outer, tuple(axes.index(i) for i in range(len(axes))))
 
     def _axes(self) -> Shape:
         wanted = "OI" + "".join(a for a in _SPATIAL if a in self.order)
         return tuple(self.order.index(a) for a in wanted)
-
-    def _parts(self, rows: int) -> list[tuple[str, int, int]]:
-        if self.groups == 1:
-            return [("", 0, rows)]
-        return _even_parts([str(g) for g in range(self.groups)], rows, "output channels")
 
 
 @dataclass(frozen=True)
