@@ -21,13 +21,10 @@ cannot open or read a file, because it is missing, say, stays the `OSError` it i
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
@@ -35,12 +32,11 @@ import numpy as np
 from tvwarray._errors import FormatError
 from tvwarray._io import npz, safetensors
 from tvwarray._io.header import Arrays, Entry, Record, Source, array_keys, dump_header, parse_header
+from tvwarray._io.safely import PathLike, reading, replacing
 from tvwarray._namespace import to_host
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 
 __all__ = ["Record", "load_storage", "load_storages", "save_storage", "save_storages"]
-
-PathLike = str | os.PathLike[str]
 
 
 class _Container(NamedTuple):
@@ -103,7 +99,7 @@ def save_storages(path: PathLike, records: Mapping[str, Record]) -> None:
         for field, key in array_keys(name, storage.vector, storage.remainder is not None).items():
             arrays[key] = np.ascontiguousarray(getattr(host, field))
     header = dump_header(records)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         container.write(file, header, arrays)
 
 
@@ -124,7 +120,7 @@ def load_storages(path: PathLike) -> dict[str, Record]:
     """
     container = _container(path)
     status = os.stat(path)
-    with _reading(path):
+    with reading(path):
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("this is no regular file.")
         with open(path, "rb") as file:
@@ -175,52 +171,9 @@ def _container(path: PathLike) -> _Container:
 
 
 @contextmanager
-def _reading(path: PathLike) -> Iterator[None]:
-    """Turn whatever is wrong with the contents of a file into a `FormatError` that names it.
-
-    The parsers of the standard library and of NumPy promise no particular exceptions for bytes made
-    up to confuse them, so all are caught but those that speak of this machine, not of the file.
-    """
-    where = os.fspath(path)
-    try:
-        yield
-    except FormatError as e:
-        raise FormatError(f"{where}: {e}") from e
-    except MemoryError:
-        raise
-    except OSError as e:
-        if e.errno != errno.EINVAL:  # zipfile seeks to wherever a file tells it to
-            raise
-        raise FormatError(f"{where}: the file is damaged or of another kind ({e}).") from e
-    except Exception as e:
-        reason = f"{type(e).__name__}: {e}"
-        raise FormatError(f"{where}: the file is damaged or of another kind ({reason}).") from e
-
-
-@contextmanager
 def _naming(name: str) -> Iterator[None]:
     """Say which matrix a `FormatError` is about."""
     try:
         yield
     except FormatError as e:
         raise FormatError(f"matrix {name!r}: {e}" if name else str(e)) from e
-
-
-@contextmanager
-def _replacing(path: PathLike) -> Iterator[BinaryIO]:
-    """Give a new file that takes the place of `path` once it is complete and on the disk."""
-    target = os.path.realpath(path)
-    temporary = os.path.join(os.path.dirname(target), f".tvwarray-{secrets.token_hex(8)}.tmp")
-    file = open(temporary, "xb")  # noqa: SIM115 - a name that is taken must not be removed below
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
