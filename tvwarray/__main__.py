@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, RuntimeError, OSError, MemoryError) as e:
+    except (ValueError, RuntimeError, OSError, MemoryError, ImportError) as e:
         if "--debug" in arguments and not isinstance(e, UsageError):
             traceback.print_exc()
             return 2

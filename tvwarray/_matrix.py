@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import scipy.sparse as sp
 
@@ -13,7 +13,11 @@ from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName, TileRows
 from tvwarray._namespace import Array, device_of, from_host, to_host
 from tvwarray._operations import Operations
+from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class TVWMatrix(Operations):
@@ -303,6 +307,30 @@ class TVWMatrix(Operations):
         else:
             storage = self._storage.mapped(lambda x: from_host(to_host(x), like=device))
         return self.from_storage(storage, transposed=self._transposed)
+
+    def spy(self, ax: Axes | None = None, *, cells: int = 512, colorbar: bool = True) -> Axes:
+        """Draw the matrix with matplotlib: where tiles keep columns, and how full those are.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            By default one of a new figure.
+        cells : int
+            The picture has at most so many cells a side, whatever the size of the matrix.
+        colorbar : bool
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The paler a cell, the less of it is kept; its colour is the share of nonzeros in what
+            is kept. Entries of a remainder are orange points.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed; it comes with ``tvwarray[plot]``.
+        """
+        return spy(self._storage, ax, transposed=self._transposed, cells=cells, colorbar=colorbar)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._storage.mapped(to_host), self._transposed)

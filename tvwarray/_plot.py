@@ -62,9 +62,15 @@ def kept_share(storage: TVWStorage, cells: int) -> HostArray:
         c = np.unique(col_indices[col_indptr[t] : col_indptr[t + 1]]).astype(np.int64)
         down = np.bincount(r * grid_rows // max(1, rows), minlength=grid_rows)
         across = np.bincount(c[c >= 0] * grid_cols // max(1, cols), minlength=grid_cols)
-        covered += np.outer(down, across)
-    area = np.outer(_sizes(rows, grid_rows), _sizes(cols, grid_cols))
+        touched = np.flatnonzero(down)
+        covered[touched] += np.outer(down[touched], across)
+    area = cell_areas(storage.shape, covered.shape)
     return np.asarray(covered / np.maximum(area, 1))
+
+
+def cell_areas(shape: tuple[int, int], grid: tuple[int, ...]) -> HostArray:
+    """Return how many entries of a matrix each cell of a grid holds, int64."""
+    return np.outer(_sizes(shape[0], grid[0]), _sizes(shape[1], grid[1]))
 
 
 def _sizes(length: int, cells: int) -> HostArray:

@@ -6,6 +6,7 @@
 `convert`     ``tvwarray convert`` and ``prune``: files in, files out
 `demo`        ``tvwarray demo``: real weights pruned, checked and timed
 `bench`       ``tvwarray bench``: products of any size, checked and timed
+`spy`         ``tvwarray spy``: pictures of the matrices of a file
 `env`         ``tvwarray env``: versions, processor, backends
 ------------  ------------------------------------------------------------------
 `files`       any file as a list of matrices, read one at a time

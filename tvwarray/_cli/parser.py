@@ -5,9 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any, Final, NoReturn
 
-from tvwarray._cli import bench, convert, demo, env, info
+from tvwarray._cli import bench, convert, demo, env, info, spy
 from tvwarray._cli.files import DEFAULT_TILE_ROWS
 from tvwarray._install import __version__
+from tvwarray._spy import DEFAULT_CELLS
 from tvwarray._storage import MAX_TILE_ROWS, MIN_TILE_ROWS
 
 
@@ -91,6 +92,15 @@ examples:
   tvwarray demo --quick --weights model.safetensors
 """
 
+_SPY_END: Final = """\
+Kept columns of every tile, and how full they are. A file of several matrices becomes a folder of
+pictures. Needs matplotlib (tvwarray[plot]).
+
+examples:
+  tvwarray spy A.npz -o A.png
+  tvwarray spy model.safetensors -o pictures/ --only 'encoder.*'
+"""
+
 _BENCH_END: Final = """\
 Random weights are pruned to each sparsity and multiplied, checked against float64, and timed
 against NumPy dense and scipy CSR, in turn, medians. Exit status 1 if a product is wrong.
@@ -131,6 +141,7 @@ def build_parser() -> ArgumentParser:
     _convert(add("convert", "convert files without loss", _CONVERT_END, convert.run_convert))
     _prune(add("prune", "prune matrices into the format", _PRUNE_END, convert.run_prune))
     _bench(add("bench", "check and time products of any size", _BENCH_END, bench.run))
+    _spy(add("spy", "draw the tiles of every matrix of a file", _SPY_END, spy.run))
     add("env", "versions, processor, threads, backends", "", env.run)
     return parser
 
@@ -173,6 +184,19 @@ def _prune(p: ArgumentParser) -> None:
     _add_only(p)
     _add_tile_rows(p, DEFAULT_TILE_ROWS)
     p.add_argument("--pattern", default="tvw", help="the sparsity pattern (default: tvw)")
+
+
+def _spy(p: ArgumentParser) -> None:
+    p.add_argument("file", metavar="FILE", help=_READABLE)
+    p.add_argument(
+        "-o", "--output", metavar="OUT", help=".png, .svg, .pdf or a folder (default: FILE.png)"
+    )
+    p.add_argument(
+        "--cells", type=int, default=DEFAULT_CELLS, metavar="N",
+        help=f"most cells a side (default: {DEFAULT_CELLS})",
+    )  # fmt: skip
+    _add_only(p)
+    _add_tile_rows(p, DEFAULT_TILE_ROWS)
 
 
 def _bench(p: ArgumentParser) -> None:
