@@ -14,8 +14,11 @@ from tvwarray.prune.patterns import (
     make_pattern,
 )
 from tvwarray.prune.ranking import apriori, global_masks, global_selections, mask
+from tvwarray.prune.schedule import cubic, one_shot, paper_stages
 from tvwarray.prune.scores import ScoreAccumulator, fisher, magnitude, taylor
 from tvwarray.prune.selection import Apriori, Selection, score_kept
+from tvwarray.prune.stages import StagePruner
+from tvwarray.prune.state import StageRecord
 
 __all__ = [
     "VNM",
@@ -26,18 +29,23 @@ __all__ = [
     "RankedPattern",
     "ScoreAccumulator",
     "Selection",
+    "StagePruner",
+    "StageRecord",
     "TileElementWise",
     "TileVectorWise",
     "TileWise",
     "VectorWise",
     "adapters",
     "apriori",
+    "cubic",
     "fisher",
     "global_masks",
     "global_selections",
     "magnitude",
     "make_pattern",
     "mask",
+    "one_shot",
+    "paper_stages",
     "score_kept",
     "taylor",
 ]
