@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import pytest
 
-from tvwarray import _first_fit, _group_rows, _permute
+from tvwarray import _first_fit, _group_rows, _permute, _slots, _tiles
+from tvwarray._convert import build
 from tvwarray._native import native, why_not_native
 
 REQUIRED = os.environ.get("TVWARRAY_REQUIRE_NATIVE") == "1"
@@ -30,11 +31,9 @@ def on(path: str) -> Iterator[None]:
         assert native() is not None, f"TVWARRAY_REQUIRE_NATIVE=1, but {why_not_native()}"
         yield
         return
-    with (
-        mock.patch.object(_first_fit, "native", return_value=None),
-        mock.patch.object(_group_rows, "native", return_value=None),
-        mock.patch.object(_permute, "native", return_value=None),
-    ):
+    with ExitStack() as stack:
+        for module in (_first_fit, _group_rows, _permute, _tiles, _slots, build):
+            stack.enter_context(mock.patch.object(module, "native", return_value=None))
         yield
 
 

@@ -224,10 +224,18 @@ def test_auto_tile_rows():
     assert TVWMatrix(sp.csr_array(two_four)).tile_rows == 1024
     assert TVWMatrix(np.ones((300, 30)), vector=None).tile_rows == 1024
     pruned = two_four.copy()
-    pruned[:, :4] = 0
-    for other in (pruned, np.ones((300, 30)), np.zeros((300, 32)), np.eye(300)):
-        assert TVWMatrix(other).tile_rows == 128
-    assert TVWMatrix((4, 4)).tile_rows == 128
+    pruned[:, :4] = 0  # the same columns everywhere: tall tiles lose nothing
+    assert TVWMatrix(pruned).tile_rows == 1024
+    for height in (32, 64, 128):
+        W = np.random.default_rng(0).standard_normal((1024, 512))
+        A = tvwarray.sparsify(W, 0.75, tile_rows=height)
+        for matrix in (A.toarray(), A.tocsr()):
+            assert TVWMatrix(matrix).tile_rows == height
+            assert TVWMatrix.from_dense(A.toarray(), layout="exact").tile_rows == height
+    assert TVWMatrix(np.ones((300, 30))).tile_rows == 128  # shared by more rows, fetched less often
+    assert TVWMatrix(np.eye(300)).tile_rows == 32  # nothing is shared, and low tiles pad less
+    for nothing in ((4, 4), np.zeros((300, 32))):
+        assert TVWMatrix(nothing).tile_rows == 128
 
 
 def test_a_mask_says_what_is_stored():
@@ -245,7 +253,7 @@ def test_a_mask_says_what_is_stored():
 
 def test_many_tiles_and_wide_rows():
     rng = np.random.default_rng(0)
-    a = sp.random_array((40_000, 3000), density=2e-4, rng=rng, format="csr")
+    a = sp.random_array((40_000, 3000), density=1e-3, rng=rng, format="csr")
     A = TVWMatrix.from_scipy(a, tile_rows=16)
     A.storage.check()
     assert A.storage.num_tiles > 2000

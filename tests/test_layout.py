@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvwarray import FormatError, TVWMatrix, _layout
+from tvwarray import TVWMatrix
 from tvwarray._first_fit import first_fit
 
 
@@ -94,9 +94,3 @@ def test_rows_that_were_dropped_before_tiling_are_found():
     A = TVWMatrix.from_dense(a, tile_rows=16)
     assert [t.rows.tolist() for t in A.tiles] == [kept[:16].tolist(), kept[16:].tolist()]
     np.testing.assert_array_equal(A.toarray(), a)
-
-
-def test_layouts_that_int32_cannot_count(monkeypatch):
-    monkeypatch.setattr(_layout, "INDEX_MAX", 31)
-    with pytest.raises(FormatError, match=r"2\*\*31 - 1 column slots"):
-        TVWMatrix.from_dense(np.ones((40, 20)), tile_rows=16)

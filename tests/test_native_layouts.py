@@ -13,9 +13,12 @@ from strategies import seeds
 from test_pack_columns import longest, planes_of, tiles
 
 from tvwarray._first_fit import first_fit, pack_columns
-from tvwarray._group_rows import best_order, group_rows, order_bound
+from tvwarray._group_rows import group_rows
 from tvwarray._native import native
+from tvwarray._pattern import pattern_of_mask
 from tvwarray._permute import permute_slots, replacement_gains
+from tvwarray._slots import lay_out
+from tvwarray._tiles import choose_tiles, cut
 
 pytestmark = needs_native
 
@@ -70,15 +73,27 @@ def patterns(draw, most=60):
 @given(patterns(), st.integers(1, 70), seeds)
 def test_row_orders(keep, tile_rows, seed):
     equal(*on_both(lambda: group_rows(*csr(keep), tile_rows, seed=seed)))
-    a, b = on_both(lambda: best_order(*csr(keep), tile_rows, seed=seed))
-    assert (a.name, a.bound) == (b.name, b.bound)
-    for vector in ((2, 4), None):
-        a, b = on_both(
-            lambda v=vector: order_bound(
-                *csr(keep), np.arange(keep.shape[0])[::-2], tile_rows, vector=v
-            )
-        )
-        assert a == b
+
+
+@given(patterns(), st.integers(16, 70), st.sampled_from([(2, 4), None]))
+def test_tiles(keep, tile_rows, vector):
+    pattern = pattern_of_mask(keep)
+    for a, b in zip(*on_both(lambda: choose_tiles(pattern, tile_rows, vector)), strict=True):
+        if isinstance(a, np.ndarray):
+            equal(a, b)
+        else:
+            assert a == b
+
+
+@given(tiles(rows=(1, 16, 64, 65, 200), most_columns=80), st.booleans(), st.booleans(), seeds)
+def test_slots(keep, grouped, spread, seed):
+    """Tiles of any rows in any order, some of them left out."""
+    pattern = pattern_of_mask(keep)
+    order = np.random.default_rng(seed).permutation(keep.shape[0])[: -(-keep.shape[0] * 7 // 8)]
+    vector = (2, 4) if grouped else None
+    made = cut(pattern, "natural", order, 60, vector)
+    for a, b in zip(*on_both(lambda: lay_out(pattern, made, vector, spread=spread)), strict=True):
+        equal(a, b)
 
 
 def test_row_orders_with_hubs_and_crowds(monkeypatch):
@@ -129,6 +144,11 @@ def test_gains_of_integers_are_equal_others_close(rows, groups, seed):
     assert (np.abs(a - b) <= 2 * rows * np.finfo(float).eps * size).all()
 
 
+ONE = [0, 1], [0], 5, [0], [0, 1]
+THREE = [0, 3], [0, 1, 2], 5, [0], [0, 1]
+BYTES, META = np.zeros(64, np.uint8), np.zeros(1, np.uint16)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -137,13 +157,32 @@ def test_gains_of_integers_are_equal_others_close(rows, groups, seed):
         ("fit_open", (np.ones((3, 1), np.uint64), 10**6)),
         ("fill_groups", (np.zeros((3, 1), np.uint64),)),
         ("fill_groups", (np.zeros((3, 0), np.uint64),)),
-        ("order_bound", ([0, 2], [0], 1, [0], 16, True)),
-        ("order_bound", ([0, 1], [5], 5, [0], 16, True)),
-        ("order_bound", ([0, 1], [-1], 5, [0], 16, True)),
-        ("order_bound", ([0, 2, 1], [0], 5, [0], 16, True)),
-        ("order_bound", ([0, 1], [0], 5, [1], 16, True)),
-        ("order_bound", ([0, 1], [0], 5, [0], 0, True)),
-        ("order_bound", ([], [], 5, [], 16, True)),
+        ("pack_columns", (np.ones((3, 1), np.uint64), 4)),
+        ("pack_columns", (np.ones((3, 1), np.uint64), -1)),
+        ("distinct_columns", ([0, 2], [0], 1, [0], [0, 1])),
+        ("distinct_columns", ([0, 1], [5], 5, [0], [0, 1])),
+        ("distinct_columns", ([0, 1], [-1], 5, [0], [0, 1])),
+        ("distinct_columns", ([0, 2, 1], [0], 5, [0], [0, 1])),
+        ("distinct_columns", ([0, 1], [0], 5, [1], [0, 1])),
+        ("distinct_columns", ([0, 1], [0], 5, [0], [0, 2])),
+        ("distinct_columns", ([0, 1], [0], 5, [0], [])),
+        ("distinct_columns", ([0, 1, 1], [0], 5, [0, 0], [0, 2])),
+        ("distinct_columns", ([0, 1, 1], [0], 5, [0, 1], [0, 2, 1, 2])),
+        ("distinct_columns", ([], [], 5, [], [0])),
+        ("distinct_columns", ([0] * 1026, [], 5, list(range(1025)), [0, 1025])),
+        ("lay_out", ([0, 1], [0], 5, [1], [0, 1], True, True)),
+        ("store", (*ONE, [0, 16], [16], BYTES[:4], 4, BYTES[:32], META)),
+        ("store", (*ONE, [0, 16], [-2], BYTES[:4], 4, BYTES[:32], META)),
+        ("store", (*ONE, [0, 16], [0], BYTES[:4], 3, BYTES[:32], META)),
+        ("store", (*ONE, [0, 16], [0], BYTES[:3], 4, BYTES[:32], META)),
+        ("store", (*ONE, [0, 16], [], BYTES[:4], 4, BYTES[:32], META)),
+        ("store", (*ONE, [0, 16], [0], BYTES[:4], 4, BYTES[:31], META)),
+        ("store", (*ONE, [0, 16], [0], BYTES[:4], 4, BYTES[:32], None)),
+        ("store", (*ONE, [0, 16], [0], BYTES[:4], 4, BYTES[:32], META[:0])),
+        ("store", (*ONE, [0, 8], [0], BYTES[:4], 4, BYTES[:16], META)),
+        ("store", (*ONE, [0, -16], [0], BYTES[:4], 4, BYTES[:32], META)),
+        ("store", (*ONE, [0], [0], BYTES[:4], 4, BYTES[:32], META)),
+        ("store", (*THREE, [0, 16], [0, 1, 2], BYTES[:12], 4, BYTES[:32], META)),
         ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 0], [1, 2], 10, 128)),
         ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 1], [1], 10, 128)),
         ("group_rows", ([0, 1, 1], [0], 5, 16, [0, 1], [1, 2], 0, 128)),
@@ -153,13 +192,13 @@ def test_gains_of_integers_are_equal_others_close(rows, groups, seed):
     ],
 )
 def test_nothing_is_read_outside_its_arrays(name, arguments):
-    kinds = {1: np.int64} | ({5: np.uint32} if name == "group_rows" else {})
-    made = []
-    for i, x in enumerate(arguments):
-        if isinstance(x, list):
-            csr_indices = i == 1 and name in ("order_bound", "group_rows")
-            x = np.array(x, np.int32 if csr_indices else kinds.get(i, np.int64))
-        made.append(x)
+    narrow = {"group_rows": {1: np.int32, 5: np.uint32}, "distinct_columns": {1: np.int32}}
+    narrow |= {"lay_out": {1: np.int32}, "store": {1: np.int32, 5: np.int32, 6: np.int32}}
+    kinds = narrow.get(name, {})
+    made = [
+        np.array(x, kinds.get(i, np.int64)) if isinstance(x, list) else x
+        for i, x in enumerate(arguments)
+    ]
     with pytest.raises(ValueError, match=r"\.$"):
         getattr(native(), name)(*made)
 

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from tvwarray import _convert
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import TileRows
 from tvwarray._namespace import is_array
 from tvwarray._storage import TVWStorage, Vector
+from tvwarray._tiles import TileRows
 
 
 def construct(

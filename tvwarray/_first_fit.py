@@ -46,6 +46,11 @@ they never come near it."""
 
 _CLOSE: Final = 100
 """Columns are split where whole ones stay more than this part above the bound."""
+
+_MOST_WORK: Final = 1 << 28
+"""First fit has to do where all columns against all others are more than so many words: a tile of a
+graph's hubs, which it packs well anyway."""
+
 _SECOND: Final = (0, 13, 8, 0)
 """What a row met for the second time costs each slot, in tenths of a row, where groups are filled
 one after the other: it leaves less room to the slots after it. Found by trial on random tiles."""
@@ -214,8 +219,12 @@ def pack_columns(planes: HostArray, *, longest: int, fitted: HostArray | None = 
         The set bits of a column are spread over its slots, each in one of them.
     """
     planes = np.ascontiguousarray(planes)
+    if fitted is None and (compiled := native()) is not None:
+        return Packed(*compiled.pack_columns(planes, longest))
     slots = first_fit([planes])[0] if fitted is None else fitted
     best = Packed(slots, np.where(slots[:, None] < 0, np.uint64(0), planes[slots]))
+    if planes.shape[0] * planes.size > _MOST_WORK:
+        return best
     least = -(-max(planes.shape[0], 2 * longest) // SLOT_MULTIPLE)
     if least < _units(best) <= least + 1 + least // _NEAR:
         best = min(best, fit_open(planes, least * _GROUPS), key=_units)

@@ -1,9 +1,8 @@
 """Row orders: which rows stand together in a tile, so that tiles hold few distinct columns.
 
-Tiles are consecutive rows of an order. Three orders are tried, and the one with the lowest bound is
-taken:
+Tiles are consecutive rows of an order. Beside the natural one there are two, and `_tiles` takes the
+best:
 
-- natural;
 - by degree: rows with many entries first, since the longest row of a tile sets its slots;
 - grouped: tiles grow row by row::
 
@@ -19,113 +18,26 @@ All comparisons are of integers, so that the compiled extension finds the same o
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from tvwarray._errors import FormatError
 from tvwarray._native import native
-from tvwarray._storage import INDEX_MAX, SLOT_MULTIPLE, HostArray, Vector
+from tvwarray._storage import INDEX_MAX, HostArray
 
-_HUB: Final = 128
-"""Columns with more rows than this do not count when rows are compared."""
+HUB: Final = 128
+"""Columns with more rows than this do not count when rows are compared, unless a caller says so."""
 
 _CANDIDATES: Final = (1024, 8)
 """A tile chooses among the first so many rows that share a column with it, or so many for each of
 its rows if that is more. Graphs without structure would offer it nearly all rows."""
 
 
-class RowOrder(NamedTuple):
-    """An order of the rows of a matrix, and what it costs."""
-
-    name: str
-    """"natural", "degree" or "grouped"."""
-    rows: HostArray
-    """int64: row ``rows[i]`` stands at place i."""
-    bound: int
-    """The slots that the tiles of this order need at least; see `order_bound`."""
-
-
-def best_order(
-    indptr: HostArray,
-    indices: HostArray,
-    shape: tuple[int, int],
-    tile_rows: int,
-    *,
-    vector: Vector = (2, 4),
-    seed: int = 0,
-) -> RowOrder:
-    """Return the order with the fewest slots, in doubt the simpler one.
-
-    Parameters
-    ----------
-    indptr, indices : integer arrays
-        The pattern in CSR, without duplicates.
-    shape : (int, int)
-        Rows and columns.
-    tile_rows : int
-        The rows of a tile.
-    vector : (2, 4) or None
-        How many values each group of slots stores.
-    seed : int
-        Decides between rows that suit a tile equally well.
-
-    Raises
-    ------
-    FormatError
-        If the arrays are no CSR pattern of this shape.
-    """
-    indptr, indices = _checked(indptr, indices, shape)
-    orders = {
-        "natural": np.arange(shape[0]),
-        "degree": degree_order(indptr),
-        "grouped": group_rows(indptr, indices, shape, tile_rows, seed=seed),
-    }
-    made = [
-        RowOrder(name, rows, order_bound(indptr, indices, shape, rows, tile_rows, vector=vector))
-        for name, rows in orders.items()
-    ]
-    return min(made, key=lambda o: o.bound)
-
-
 def degree_order(indptr: HostArray) -> HostArray:
     """Return the rows by descending number of entries, ties in natural order, int64."""
     order: HostArray = np.argsort(-np.diff(indptr), kind="stable").astype(np.int64, copy=False)
     return order
-
-
-def order_bound(
-    indptr: HostArray,
-    indices: HostArray,
-    shape: tuple[int, int],
-    order: HostArray,
-    tile_rows: int,
-    *,
-    vector: Vector = (2, 4),
-) -> int:
-    """Return how many slots the tiles of an order need at least, in time linear in the entries.
-
-    A tile needs ``max(distinct columns, 2 * longest row)`` slots, the latter with 2:4 alone,
-    rounded up to a multiple of 16. Parameters are those of `best_order`; `order` may leave rows
-    out.
-    """
-    indptr, indices = _checked(indptr, indices, shape)
-    order = np.ascontiguousarray(order, np.int64)
-    if (compiled := native()) is not None:
-        grouped = vector is not None
-        return int(compiled.order_bound(indptr, indices, shape[1], order, tile_rows, grouped))
-    held = np.diff(indptr)[order]
-    tile = np.arange(order.size) // tile_rows
-    tiles = -(-order.size // tile_rows)
-    longest = np.zeros(tiles, np.int64)
-    np.maximum.at(longest, tile, held)
-    row = np.repeat(np.arange(order.size), held)
-    entry = np.arange(row.size) - np.repeat(np.cumsum(held) - held, held)
-    columns = indices[indptr[order][row] + entry]
-    met = np.unique(tile[row] * np.int64(shape[1]) + columns) // max(shape[1], 1)
-    distinct = np.bincount(met, minlength=tiles)
-    least = np.maximum(distinct, 2 * longest) if vector else distinct
-    return int((-(-least // SLOT_MULTIPLE) * SLOT_MULTIPLE).sum())
 
 
 def group_rows(
@@ -135,11 +47,25 @@ def group_rows(
     tile_rows: int,
     *,
     seed: int = 0,
+    hub: int = HUB,
 ) -> HostArray:
     """Return an order of the rows that keeps rows with like columns in one tile.
 
     A tile begins with the row that shares most columns with the tile before, or else with the
-    longest row left. Parameters are those of `best_order`.
+    longest row left.
+
+    Parameters
+    ----------
+    indptr, indices : integer arrays
+        The pattern in CSR, without duplicates.
+    shape : (int, int)
+        Rows and columns.
+    tile_rows : int
+        The rows of a tile.
+    seed : int
+        Decides between rows that suit a tile equally well.
+    hub : int
+        Columns with more rows than this do not count when rows are compared.
 
     Returns
     -------
@@ -156,10 +82,10 @@ def group_rows(
     most = max(_CANDIDATES[0], _CANDIDATES[1] * tile_rows)
     if (compiled := native()) is not None:
         order: HostArray = compiled.group_rows(
-            indptr, indices, shape[1], tile_rows, start, tie, most, _HUB
+            indptr, indices, shape[1], tile_rows, start, tie, most, hub
         )
         return order
-    return _Grouping(indptr, indices, shape, start, tie, most).run(tile_rows)
+    return _Grouping(indptr, indices, shape, start, tie, most, hub).run(tile_rows)
 
 
 def _checked(
@@ -202,6 +128,7 @@ class _Grouping:
         start: HostArray,
         tie: HostArray,
         most: int,
+        hub: int,
     ) -> None:
         rows = np.repeat(np.arange(shape[0]), np.diff(indptr))
         counts = np.bincount(indices, minlength=shape[1])
@@ -209,7 +136,7 @@ class _Grouping:
         by_column = np.split(rows[np.argsort(indices, kind="stable")], ends[:-1])
         self.columns_of = np.split(indices, indptr[1:-1])
         self.rows_of: list[Any] = [
-            r if n <= _HUB else r[:0] for r, n in zip(by_column, counts, strict=False)
+            r if n <= hub else r[:0] for r, n in zip(by_column, counts, strict=False)
         ]
         self.held = np.diff(indptr)
         self.start, self.tie, self.most = start, tie, most

@@ -10,11 +10,12 @@ import scipy.sparse as sp
 from tvwarray import _components, _convert, _describe, _elementwise
 from tvwarray._construct import construct
 from tvwarray._dtypes import value_dtype
-from tvwarray._layout import LayoutName, TileRows
+from tvwarray._layout import LayoutName
 from tvwarray._namespace import Array, device_of, from_host, to_host
 from tvwarray._operations import Operations
 from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
+from tvwarray._tiles import TileRows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +45,8 @@ class TVWMatrix(Operations):
     copy : bool
         A TVWMatrix shares its arrays with the new one unless `copy`; everything else is copied.
     tile_rows : int or "auto"
-        The most rows of a tile, 16 to 1024. "auto" takes 1024 where every tile keeps all columns
-        anyway, as in a 2:4 matrix, and 128 elsewhere.
+        The most rows of a tile, 16 to 1024. "auto" takes what is modelled to cost least: of a
+        pruned matrix the tiles it was pruned in, of a 2:4 matrix 1024, elsewhere 32 to 128.
     vector : (2, 4) or None
         Values stored for each group of slots; None stores every kept column (tile-wise sparsity).
 
@@ -92,6 +93,7 @@ class TVWMatrix(Operations):
         tile_rows: TileRows = "auto",
         vector: Vector = (2, 4),
         layout: LayoutName = "lossless",
+        memory_limit: int | None = None,
     ) -> TVWMatrix:
         """Convert a dense matrix.
 
@@ -105,16 +107,22 @@ class TVWMatrix(Operations):
             The most rows of a tile, 16 to 1024; see the class.
         vector : (2, 4) or None
             Values stored for each group of slots; None stores every kept column.
-        layout : {"lossless", "exact"}
-            "exact" refuses a matrix that is not TVW or 2:4 as it stands.
+        layout : {"lossless", "exact", "hybrid"}
+            "lossless" holds any matrix in tiles; "exact" refuses one that is not TVW or 2:4 as it
+            stands; "hybrid" keeps entries that no tile holds economically beside the tiles, in
+            CSR (`remainder`): at most 15 % of them, unless `memory_limit` asks for more.
+        memory_limit : int, optional
+            The most bytes that a "hybrid" matrix may take.
 
         Raises
         ------
         FormatError
-            If `a` is no matrix of a storable dtype, or ``layout="exact"`` meets a crowded group.
+            If `a` is no matrix of a storable dtype, ``layout="exact"`` meets a crowded group, or
+            no layout keeps `memory_limit`.
         """
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
-        return cls.from_storage(_convert.from_dense(a, mask=mask, **options))
+        made = _convert.from_dense(a, mask=mask, memory_limit=memory_limit, **options)
+        return cls.from_storage(made)
 
     @classmethod
     def from_scipy(
@@ -124,14 +132,16 @@ class TVWMatrix(Operations):
         tile_rows: TileRows = "auto",
         vector: Vector = (2, 4),
         layout: LayoutName = "lossless",
+        memory_limit: int | None = None,
     ) -> TVWMatrix:
         """Convert a sparse matrix or array of scipy.sparse, of any format.
 
-        Duplicates add up, explicit zeros are dropped. `tile_rows`, `vector` and `layout` are those
-        of `from_dense`.
+        Duplicates add up, explicit zeros are dropped. `tile_rows`, `vector`, `layout` and
+        `memory_limit` are those of `from_dense`.
         """
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
-        return cls.from_storage(_convert.from_sparse(s, **options))
+        made = _convert.from_sparse(s, memory_limit=memory_limit, **options)
+        return cls.from_storage(made)
 
     @classmethod
     def from_24(cls, values: Array, positions: Array, *, tile_rows: int = 1024) -> TVWMatrix:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,8 +11,9 @@ import scipy.sparse as sp
 from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import LayoutName, TilePattern, TileRows, find_layout, make_layout
+from tvwarray._layout import LayoutName, find_layout, make_layout
 from tvwarray._namespace import from_host, nonzero_mask, to_host
+from tvwarray._pattern import Pattern
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
@@ -22,67 +23,8 @@ from tvwarray._storage import (
     Vector,
     check_header,
 )
+from tvwarray._tiles import TileRows
 from tvwarray._two_four import positions_24
-
-
-class CSRMatrix(NamedTuple):
-    """Canonical CSR over the rows that hold entries, as a `Pattern` and as `Values`."""
-
-    shape: tuple[int, int]
-    rows: HostArray
-    """The rows that hold entries, ascending; `indptr` has one range for each of them."""
-    indptr: HostArray
-    indices: HostArray
-    data: HostArray
-
-    @property
-    def dtype(self) -> DType:
-        """The value dtype."""
-        return np.dtype(self.data.dtype)
-
-    def kept_rows(self) -> HostArray:
-        """Return the rows that hold entries."""
-        return self.rows
-
-    def tile(self, rows: HostArray, /) -> TilePattern:
-        """Return where `rows` hold entries."""
-        entries, row = self._entries(rows)
-        cols, column = _distinct(self.indices[entries], self.shape[1])
-        words = -(-rows.size // 64)
-        planes = np.zeros(cols.size * words, np.uint64)
-        # Bits of one word differ, since no entry stands twice: adding them up sets them all.
-        np.add.at(planes, column * words + row // 64, np.uint64(1) << (row % 64).astype(np.uint64))
-        longest = int(np.bincount(row).max(initial=0))
-        return TilePattern(cols.astype(np.int32), planes.reshape(cols.size, words), longest)
-
-    def block(self, rows: HostArray, cols: HostArray, /) -> tuple[HostArray, None]:
-        """Return the entries at `rows` x `cols`, where no column repeats."""
-        entries, row = self._entries(rows)
-        order = np.argsort(cols, kind="stable")
-        slot = order[np.searchsorted(cols, self.indices[entries], sorter=order)]
-        block = np.zeros((rows.size, cols.size), self.dtype)
-        block[row, slot] = self.data[entries]
-        return block, None
-
-    def _entries(self, rows: HostArray) -> tuple[HostArray, HostArray]:
-        """Return where the entries of `rows` stand, and the place in `rows` of each one's row."""
-        at = np.searchsorted(self.rows, rows)
-        start = self.indptr[at].astype(np.int64)
-        count = self.indptr[at + 1] - start
-        row = np.repeat(np.arange(rows.size), count)
-        before = np.concatenate([[0], np.cumsum(count)[:-1]]) if rows.size else count
-        return np.arange(row.size) + (start - before)[row], row
-
-
-def _distinct(indices: HostArray, width: int) -> tuple[HostArray, HostArray]:
-    """Return the distinct `indices`, ascending, and the place of each index among them."""
-    if indices.size < width // 8:
-        return np.unique(indices, return_inverse=True)
-    place = np.zeros(width, np.int64)  # many indices: marking is faster than sorting
-    place[indices] = 1
-    cols = np.flatnonzero(place)
-    place[cols] = np.arange(cols.size)
-    return cols, place[indices]
 
 
 def from_sparse(
@@ -91,16 +33,19 @@ def from_sparse(
     tile_rows: TileRows = "auto",
     vector: Vector = (2, 4),
     layout: LayoutName = "lossless",
+    memory_limit: int | None = None,
 ) -> TVWStorage:
     """Convert a matrix or array of scipy.sparse or cupyx.scipy.sparse, of any format.
 
     Duplicates are added up and explicit zeros dropped; `matrix` is not changed. The layout is
-    searched on the host; a cupyx matrix becomes a storage on its device.
+    searched on the host (`find_layout` has the options); a cupyx matrix becomes a storage on its
+    device.
 
     Raises
     ------
     FormatError
-        If it is not two-dimensional or of a dtype that no matrix may hold.
+        If it is not two-dimensional or of a dtype that no matrix may hold, or if there is no such
+        layout.
     """
     host: Any = matrix if sp.issparse(matrix) else matrix.get()
     if host.ndim != 2:
@@ -108,16 +53,26 @@ def from_sparse(
     shape = int(host.shape[0]), int(host.shape[1])
     check_header(shape, DEFAULT_TILE_ROWS, vector)  # before memory goes with the shape
     dtype = value_dtype(host.dtype, where="the sparse matrix")
-    csr_matrix = _canonical(host, shape, dtype)
-    found = find_layout(csr_matrix, tile_rows=tile_rows, vector=vector, layout=layout)
-    storage = fill(found, csr_matrix)
+    pattern, values = canonical(host, shape, dtype)
+    found = find_layout(
+        pattern,
+        tile_rows=tile_rows,
+        vector=vector,
+        layout=layout,
+        memory_limit=memory_limit,
+        value_bytes=dtype.itemsize,
+    )
+    storage = fill(found, pattern, values)
     if host is matrix:
         return storage
     return storage.mapped(lambda x: from_host(x, like=matrix.data))
 
 
-def _canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> CSRMatrix:
-    """Return CSR without duplicates and zeros; memory goes with the entries, not with the shape."""
+def canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> tuple[Pattern, HostArray]:
+    """Return the pattern and the values of a scipy matrix, without duplicates and zeros.
+
+    Memory goes with the entries, not with the shape.
+    """
     coo = matrix.tocoo(copy=False) if matrix.format in ("coo", "dok") else None
     if coo is None:
         csr, rows = sp.csr_array(matrix), None
@@ -129,9 +84,10 @@ def _canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> CSRMatrix:
         csr.sum_duplicates()
         csr.eliminate_zeros()
     held = np.flatnonzero(np.diff(csr.indptr))
-    indptr = np.append(csr.indptr[held], csr.indptr[-1:])
+    indptr = np.append(csr.indptr[held], csr.indptr[-1:]).astype(np.int64)
     values = csr.data.astype(dtype, copy=False)
-    return CSRMatrix(shape, held if rows is None else rows[held], indptr, csr.indices, values)
+    kept = (held if rows is None else rows[held]).astype(np.int64)
+    return Pattern(shape, kept, indptr, csr.indices.astype(np.int32, copy=False)), values
 
 
 def from_coo(
@@ -173,8 +129,8 @@ def empty(
     tile_rows = DEFAULT_TILE_ROWS if tile_rows == "auto" else tile_rows
     check_header(shape, tile_rows, vector)
     none = np.empty(0, np.int32)
-    nothing = CSRMatrix(shape, none, np.zeros(1, np.int32), none, np.empty(0, dtype))
-    return fill(make_layout(shape, tile_rows, vector, [], []), nothing)
+    nothing = Pattern(shape, np.empty(0, np.int64), np.zeros(1, np.int64), none)
+    return fill(make_layout(shape, tile_rows, vector, [], []), nothing, np.empty(0, dtype))
 
 
 def to_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]]:

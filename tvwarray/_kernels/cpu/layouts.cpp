@@ -4,10 +4,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 
 namespace nb = nanobind;
@@ -39,7 +41,11 @@ template <class F> auto released(F&& search) {
 Columns columns_of(const In<Word, 2>& planes) {
     require(planes.shape(0) <= size_t(INT32_MAX) / 16, "a tile has too many columns.");
     require(planes.shape(1) <= 1024, "a tile has too many rows.");
-    return {planes.data(), int32_t(planes.shape(0)), int32_t(planes.shape(1))};
+    const Columns columns{planes.data(), int32_t(planes.shape(0)), int32_t(planes.shape(1))};
+    for (int32_t c = 0; c < columns.count; c++)
+        require(std::any_of(columns[c], columns[c] + columns.words, [](Word w) { return w != 0; }),
+                "a column has no rows.");
+    return columns;
 }
 
 using Slots = std::pair<Out<int32_t>, Out<Word>>;
@@ -64,10 +70,13 @@ Slots py_fit_open(const In<Word, 2>& planes, int32_t opened) {
 
 Slots py_fill_groups(const In<Word, 2>& planes) {
     const Columns columns = columns_of(planes);
-    for (int32_t c = 0; c < columns.count; c++)
-        require(std::any_of(columns[c], columns[c] + columns.words, [](Word w) { return w != 0; }),
-                "a column has no rows.");
     return to_python(released([&] { return fill_groups(columns); }), columns.words);
+}
+
+Slots py_pack_columns(const In<Word, 2>& planes, int32_t longest) {
+    const Columns columns = columns_of(planes);
+    require(longest >= 0 && longest <= columns.count, "a row has more entries than there are columns.");
+    return to_python(released([&] { return pack_columns(columns, longest); }), columns.words);
 }
 
 Csr csr_of(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns) {
@@ -92,12 +101,64 @@ void check_order(const In<int64_t, 1>& order, int64_t rows) {
     }
 }
 
-int64_t py_order_bound(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns,
-                       const In<int64_t, 1>& order, int64_t tile_rows, bool grouped) {
-    const Csr a = csr_of(indptr, indices, columns);
+Tiles tiles_of(const Csr& a, const In<int64_t, 1>& order, const In<int64_t, 1>& indptr) {
     check_order(order, a.rows);
-    require(tile_rows > 0, "a tile has no rows.");
-    return released([&] { return order_bound(a, order.data(), int64_t(order.shape(0)), tile_rows, grouped); });
+    require(indptr.shape(0) > 0, "indptr of the tiles is empty.");
+    const Tiles tiles{order.data(), indptr.data(), int64_t(indptr.shape(0)) - 1};
+    require(tiles.indptr[0] == 0 && tiles.indptr[tiles.count] == int64_t(order.shape(0)),
+            "indptr of the tiles does not span the order.");
+    for (int64_t t = 0; t < tiles.count; t++)
+        require(tiles.rows(t) >= 0 && tiles.rows(t) <= 1024, "a tile has less than 0 or more than 1024 rows.");
+    return tiles;
+}
+
+Out<int64_t> py_distinct_columns(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns,
+                                 const In<int64_t, 1>& order, const In<int64_t, 1>& tile_indptr) {
+    const Csr a = csr_of(indptr, indices, columns);
+    const Tiles tiles = tiles_of(a, order, tile_indptr);
+    return to_python(released([&] { return distinct_columns(a, tiles); }), {size_t(tiles.count)});
+}
+
+nb::tuple py_lay_out(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns,
+                     const In<int64_t, 1>& order, const In<int64_t, 1>& tile_indptr, bool grouped, bool spread) {
+    const Csr a = csr_of(indptr, indices, columns);
+    const Tiles tiles = tiles_of(a, order, tile_indptr);
+    Laid laid = released([&] { return lay_out(a, tiles, grouped, spread); });
+    std::vector<uint8_t> forms;
+    for (Form form : laid.forms) forms.push_back(uint8_t(form));
+    const size_t n = laid.indptr.size(), slots = laid.columns.size(), entries = laid.places.size();
+    return nb::make_tuple(to_python(std::move(laid.indptr), {n}), to_python(std::move(laid.columns), {slots}),
+                          to_python(std::move(laid.places), {entries}), to_python(std::move(forms), {n - 1}));
+}
+
+void py_store(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns,
+              const In<int64_t, 1>& order, const In<int64_t, 1>& tile_indptr, const In<int32_t, 1>& slots,
+              const In<int32_t, 1>& places, const In<uint8_t, 1>& values, int item,
+              nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> data,
+              std::optional<nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>> meta) {
+    const Csr a = csr_of(indptr, indices, columns);
+    const Tiles tiles = tiles_of(a, order, tile_indptr);
+    require(item == 1 || item == 2 || item == 4 || item == 8 || item == 16, "a value has no such size.");
+    require(places.shape(0) == indices.shape(0) && values.shape(0) == indices.shape(0) * size_t(item),
+            "places or values lack entries.");
+    require(int64_t(slots.shape(0)) == tiles.count + 1 && slots.data()[0] == 0, "slots do not fit the tiles.");
+    int64_t stored = 0, words = 0;
+    for (int64_t t = 0; t < tiles.count; t++) {
+        const int64_t width = int64_t(slots.data()[t + 1]) - slots.data()[t];
+        require(width >= 0 && width % 16 == 0, "a tile's slots are no multiple of 16.");
+        stored += tiles.rows(t) * (meta ? width / 2 : width);
+        words += tiles.rows(t) * (width / 16);
+        for (int64_t i = tile_indptr.data()[t]; i < tile_indptr.data()[t + 1]; i++)
+            for (int64_t p = a.indptr[tiles.order[i]]; p < a.indptr[tiles.order[i] + 1]; p++)
+                require(places.data()[p] >= -1 && places.data()[p] < width, "an entry is in no slot of its tile.");
+    }
+    require(int64_t(data.shape(0)) == stored * item, "data has not the length its tiles need.");
+    require(!meta || int64_t(meta->shape(0)) == words, "meta has not the length its tiles need.");
+    auto* from = reinterpret_cast<const char*>(values.data());
+    auto* to = reinterpret_cast<char*>(data.data());
+    const bool legal = released(
+        [&] { return store(a, tiles, slots.data(), places.data(), from, item, to, meta ? meta->data() : nullptr); });
+    require(legal, "a group of four slots holds three entries of a row.");
 }
 
 Out<int64_t> py_group_rows(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns,
@@ -146,8 +207,14 @@ void bind_layouts(nb::module_& m) {
     m.def("first_fit", &py_first_fit, nb::arg("planes"));
     m.def("fit_open", &py_fit_open, nb::arg("planes"), nb::arg("opened"));
     m.def("fill_groups", &py_fill_groups, nb::arg("planes"));
-    m.def("order_bound", &py_order_bound, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"),
-          nb::arg("order"), nb::arg("tile_rows"), nb::arg("grouped"));
+    m.def("pack_columns", &py_pack_columns, nb::arg("planes"), nb::arg("longest"));
+    m.def("distinct_columns", &py_distinct_columns, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"),
+          nb::arg("order"), nb::arg("tile_indptr"));
+    m.def("lay_out", &py_lay_out, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"), nb::arg("order"),
+          nb::arg("tile_indptr"), nb::arg("grouped"), nb::arg("spread"));
+    m.def("store", &py_store, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"), nb::arg("order"),
+          nb::arg("tile_indptr"), nb::arg("slots"), nb::arg("places"), nb::arg("values"), nb::arg("item"),
+          nb::arg("data"), nb::arg("meta").none());
     m.def("group_rows", &py_group_rows, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"),
           nb::arg("tile_rows"), nb::arg("start"), nb::arg("tie"), nb::arg("most_candidates"), nb::arg("hub"));
     m.def("replacement_gains", &py_replacement_gains, nb::arg("scores"), nb::arg("order"));

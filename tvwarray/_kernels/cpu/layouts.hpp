@@ -4,6 +4,7 @@
 // order of the additions; what decides between equals is the same too. Who changes one changes both:
 //
 //   layouts_pack.cpp       tvwarray/_first_fit.py
+//   layouts_tiles.cpp      tvwarray/_slots.py, tvwarray/_tiles.py, tvwarray/_convert/build.py
 //   layouts_rows.cpp       tvwarray/_group_rows.py
 //   layouts_permute.cpp    tvwarray/_permute.py
 #pragma once
@@ -51,7 +52,10 @@ Packed fit_open(const Columns& columns, int32_t opened);
 // Group after group, each with the columns, or parts of columns, that fill it best. Every column has rows.
 Packed fill_groups(const Columns& columns);
 
-// ---- Grouping.
+// The best of the three, tried in turn until one is near max(columns, 2 * longest) slots.
+Packed pack_columns(const Columns& columns, int32_t longest);
+
+// ---- Patterns. The columns of a row ascend.
 struct Csr {
     int64_t held(int64_t r) const { return indptr[r + 1] - indptr[r]; }
 
@@ -60,15 +64,44 @@ struct Csr {
     int64_t rows, columns;
 };
 
+// Tiles: rows order[indptr[t]] .. order[indptr[t + 1] - 1] make tile t, 1024 of them at most.
+struct Tiles {
+    int64_t rows(int64_t t) const { return indptr[t + 1] - indptr[t]; }
+
+    const int64_t *order, *indptr;
+    int64_t count;
+};
+
+// How many distinct columns each tile has.
+std::vector<int64_t> distinct_columns(const Csr& a, const Tiles& tiles);
+
+enum class Form : uint8_t { crowded, absolute, compact, packed };
+
+struct Laid {
+    std::vector<int32_t> indptr;   // of the slots of each tile
+    std::vector<int32_t> columns;  // of each slot, or -1
+    std::vector<int32_t> places;   // for each entry, in the order of the pattern, the slot of its tile
+    std::vector<Form> forms;       // of each tile
+};
+
+// Finds the slots of every tile: as the columns stand if that is near the bound, otherwise packed. A tile
+// that only packing can represent is left out, as crowded, unless `spread`. Without `grouped`, which is
+// without 2:4, slots are the columns.
+Laid lay_out(const Csr& a, const Tiles& tiles, bool grouped, bool spread);
+
+// Writes the entries that are in slots, `item` bytes each, into zeroed values and metadata that says
+// 0, 1 everywhere (null without 2:4); an entry of place -1 is left out. `slots` is where each tile's
+// begin. Returns false where a group meets a third entry.
+bool store(const Csr& a, const Tiles& tiles, const int32_t* slots, const int32_t* places, const char* values,
+           int item, char* data, uint16_t* meta);
+
+// ---- Grouping.
 struct Grouping {
     const int64_t* start;  // the rows, in the order in which they begin tiles
     const uint32_t* tie;   // for each row: the lowest goes first among equals
     int64_t most_candidates;
     int64_t hub;  // columns with more rows than this say nothing about likeness
 };
-
-// The slots that tiles of consecutive rows of an order need at least.
-int64_t order_bound(const Csr& a, const int64_t* order, int64_t count, int64_t tile_rows, bool grouped);
 
 // An order of the rows that keeps like rows in one tile.
 std::vector<int64_t> group_rows(const Csr& a, int64_t tile_rows, const Grouping& by);

@@ -7,6 +7,12 @@
 namespace tvw {
 namespace {
 
+constexpr size_t kSlotMultiple = 16;
+
+// When `pack_columns` goes on; _first_fit.py says why.
+constexpr size_t kNear = 8, kClose = 100;
+constexpr double kMostWork = double(1 << 28);
+
 // Compilers make this one instruction where the function it ends up in may use it.
 int bits_of(Word x) {
     x -= (x >> 1) & 0x5555555555555555u;
@@ -62,12 +68,12 @@ class Filled {
     size_t words_;
 };
 
-// Groups with two bit planes each: rows met at least once, and rows met twice. The open ones have
-// room, and stand in the order they were opened.
+// Groups with two bit planes each: rows met at least once, and rows met twice. The open ones stand in
+// the order they were opened; a closed one stays among them for a while, its rows all met twice.
 class Groups {
   public:
     Groups(const Columns& columns, int32_t opened)
-        : words_(size_t(columns.words)), all_(words_, 0), filled_(columns.words) {
+        : words_(size_t(columns.words)), all_(words_, 0), first_with_row_(words_ * 64, 0), filled_(columns.words) {
         for (int32_t c = 0; c < columns.count; c++)
             for (size_t w = 0; w < words_; w++) all_[w] |= columns[c][w];
         for (int32_t g = 0; g < opened; g++) add();
@@ -84,43 +90,77 @@ class Groups {
     }
 
     bool has_room(size_t z, const Word* rows) const {
-        const Word* two = two_.data() + plane(z);
+        const Word* two = &two_[plane(open_[z])];
         for (size_t w = 0; w < words_; w++)
             if (two[w] & rows[w]) return false;
         return true;
     }
 
+    // Where a search may begin: all open groups before have met some row of this column twice. Without
+    // this a tile with one long row would pass, for each of its columns, all groups that the row fills.
+    size_t first_likely(const Word* rows) {
+        constexpr int few = 8;
+        int32_t first = 0;
+        int bits = 0;
+        for (size_t w = 0; w < words_; w++)
+            for (Word left = rows[w]; left; left &= left - 1) {
+                if (++bits > few) return 0;
+                first = std::max(first, first_with(w, left & -left));
+            }
+        return size_t(std::lower_bound(open_.begin(), open_.end(), first) - open_.begin());
+    }
+
     // How many rows a column would meet for the second time.
     int new_twos(size_t z, const Word* rows) const {
-        const Word* one = one_.data() + plane(z);
+        const Word* one = &one_[plane(open_[z])];
         int met = 0;
         for (size_t w = 0; w < words_; w++) met += bits_of(one[w] & rows[w]);
         return met;
     }
 
     void put(size_t z, int32_t column, const Word* rows) {
-        Word *one = one_.data() + plane(z), *two = two_.data() + plane(z);
+        const int32_t group = open_[z];
+        Word *one = &one_[plane(group)], *two = &two_[plane(group)];
         bool full = true;
         for (size_t w = 0; w < words_; w++) {
             two[w] |= one[w] & rows[w];
             one[w] |= rows[w];
             full = full && two[w] == all_[w];
         }
-        int8_t& count = count_[size_t(open_[z])];
-        filled_.insert(open_[z], count++, column, rows);
-        if (full || count == 4) open_.erase(open_.begin() + int64_t(z));
+        int8_t& count = count_[size_t(group)];
+        filled_.insert(group, count++, column, rows);
+        if (full || count == 4) close(group);
     }
 
     Packed take() { return filled_.take(); }
 
   private:
-    size_t plane(size_t z) const { return size_t(open_[z]) * words_; }
+    size_t plane(int32_t group) const { return size_t(group) * words_; }
+
+    // The first group, open or not yet there, that has not met a row twice; it only ever moves on.
+    int32_t first_with(size_t word, Word bit) {
+        int32_t& group = first_with_row_[word * 64 + size_t(bits_of(bit - 1))];
+        while (group < filled_.groups() && two_[plane(group) + word] & bit) group++;
+        return group;
+    }
+
+    void close(int32_t group) {
+        std::fill_n(two_.begin() + int64_t(plane(group)), words_, ~Word(0));
+        if (++closed_ * 4 < open_.size()) return;
+        const auto is_closed = [&](int32_t g) {
+            return count_[size_t(g)] == 4 || std::equal(all_.begin(), all_.end(), two_.begin() + int64_t(plane(g)),
+                                                       [](Word a, Word two) { return (a & ~two) == 0; });
+        };
+        open_.erase(std::remove_if(open_.begin(), open_.end(), is_closed), open_.end());
+        closed_ = 0;
+    }
 
     std::vector<int32_t> open_;
     std::vector<int8_t> count_;
-    std::vector<Word> one_, two_;
-    size_t words_;
+    std::vector<Word> one_, two_;  // of every group
+    size_t words_, closed_ = 0;
     std::vector<Word> all_;  // rows met at all: a group whose `two` holds them is closed
+    std::vector<int32_t> first_with_row_;
     Filled filled_;
 };
 
@@ -135,8 +175,8 @@ template <class Choose> Packed fit(const Columns& columns, int32_t opened, Choos
     return groups.take();
 }
 
-size_t first_with_room(const Groups& groups, const Word* rows) {
-    size_t z = 0;
+size_t first_with_room(Groups& groups, const Word* rows) {
+    size_t z = groups.first_likely(rows);
     while (z < groups.open() && !groups.has_room(z, rows)) z++;
     return z;
 }
@@ -268,5 +308,21 @@ Packed fit_open(const Columns& columns, int32_t opened) {
 }
 
 Packed fill_groups(const Columns& columns) { return has_popcnt() ? fill_with_popcnt(columns) : fill(columns); }
+
+Packed pack_columns(const Columns& columns, int32_t longest) {
+    const auto units = [](const Packed& p) { return (p.slots.size() + kSlotMultiple - 1) / kSlotMultiple; };
+    const auto keep_better = [&](Packed& best, Packed&& other) {
+        if (units(other) < units(best)) best = std::move(other);
+    };
+    Packed best = first_fit(columns);
+    const size_t needed = std::max(size_t(columns.count), 2 * size_t(longest));
+    const size_t least = (needed + kSlotMultiple - 1) / kSlotMultiple;
+    const double work = double(columns.count) * columns.count * columns.words;
+    if (work > kMostWork) return best;
+    if (least < units(best) && units(best) <= least + 1 + least / kNear)
+        keep_better(best, fit_open(columns, int32_t(least * kSlotMultiple / 4)));
+    if (units(best) - least > least / kClose) keep_better(best, fill_groups(columns));
+    return best;
+}
 
 }  // namespace tvw

@@ -140,25 +140,6 @@ class RowGrouping {
 
 }  // namespace
 
-int64_t order_bound(const Csr& a, const int64_t* order, int64_t count, int64_t tile_rows, bool grouped) {
-    std::vector<int64_t> met_in(size_t(a.columns), -1);
-    int64_t slots = 0;
-    for (int64_t start = 0; start < count; start += tile_rows) {
-        int64_t distinct = 0, longest = 0;
-        for (int64_t i = start; i < std::min(count, start + tile_rows); i++) {
-            const int64_t r = order[i];
-            longest = std::max(longest, a.held(r));
-            for (int64_t p = a.indptr[r]; p < a.indptr[r + 1]; p++) {
-                int64_t& met = met_in[size_t(a.indices[p])];
-                distinct += met != start;
-                met = start;
-            }
-        }
-        slots += (std::max(distinct, grouped ? 2 * longest : 0) + 15) / 16 * 16;
-    }
-    return slots;
-}
-
 std::vector<int64_t> group_rows(const Csr& a, int64_t tile_rows, const Grouping& by) {
     return RowGrouping(a, by).run(tile_rows);
 }
