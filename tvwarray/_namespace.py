@@ -46,6 +46,8 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
         return x
     if hasattr(x, "get"):  # CuPy refuses implicit copies to the host; get() is its explicit one
         return np.asarray(x.get())
+    if hasattr(x, "detach"):  # PyTorch exports neither what has gradients nor what a GPU holds
+        x = x.detach().cpu()
     return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
 
 
@@ -53,6 +55,8 @@ def from_host(x: np.ndarray[Any, Any], like: Array) -> Array:
     """Copy the NumPy array `x` to the library and device of `like`."""
     if isinstance(like, np.ndarray):
         return x
+    if not x.flags.writeable:  # PyTorch would share the memory, and let it be written to
+        x = x.copy()
     return array_namespace(like).asarray(x, device=device_of(like))
 
 
