@@ -21,6 +21,12 @@ settings.load_profile(
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks of scipy's own tests (`test_scipy_base`)."""
+    for mark in ("slow", "xslow", "fail_slow", "thread_unsafe"):
+        config.addinivalue_line("markers", f"{mark}: a mark of scipy's tests")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is no GPU."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -73,7 +73,7 @@ def deliver(dense: Array, order: str | None, out: Array | None) -> Array:
         If both are given, or `out` has another shape or dtype.
     """
     if out is None:
-        return dense if order is None else _ordered(dense, order)
+        return _own(dense) if order is None else _ordered(dense, order)
     if order is not None:
         raise ValueError("order cannot be given with out, which has its own.")
     if tuple(out.shape) != tuple(dense.shape) or out.dtype != dense.dtype:
@@ -83,6 +83,13 @@ def deliver(dense: Array, order: str | None, out: Array | None) -> Array:
         )
     out[...] = dense
     return out
+
+
+def _own(dense: Array) -> Array:
+    """Return an array the caller may write to: no view of the storage, and no wider than it is."""
+    if isinstance(dense, np.ndarray) and not (dense.flags.forc and dense.flags.writeable):
+        return dense.copy()
+    return dense
 
 
 def _ordered(dense: Array, order: str) -> Array:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any, Final
 
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS
 from tvwarray._plot import tiles_svg
 from tvwarray._storage import TVWStorage
+
+_LISTED: Final = 50
+"""``print`` shows this many entries, as scipy.sparse does."""
 
 
 def text(storage: TVWStorage, transposed: bool) -> str:
@@ -14,6 +18,24 @@ def text(storage: TVWStorage, transposed: bool) -> str:
     name = "TVWMatrix.T" if transposed else "TVWMatrix"
     head = f"{name} {_shape(storage, transposed)} {storage.dtype.name}"
     return f"<{head}: {_tiles(storage)},\n {_size(storage)}>"
+
+
+def listing(head: str, coo: Any) -> str:
+    """Return what ``print`` shows: `head` and the entries, the first and last of very many."""
+
+    def lines(part: slice) -> list[str]:
+        rows, cols = (x[part] for x in coo.coords)
+        return [f"  ({i}, {j})\t{v}" for i, j, v in zip(rows, cols, coo.data[part], strict=True)]
+
+    if not coo.nnz:
+        return head
+    half = _LISTED // 2
+    shown = (
+        lines(slice(None))
+        if coo.nnz <= _LISTED
+        else [*lines(slice(half)), "  :\t:", *lines(slice(-half, None))]
+    )
+    return "\n".join([head, "  Coords\tValues", *shown])
 
 
 def html(storage: TVWStorage, transposed: bool) -> str:

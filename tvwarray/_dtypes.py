@@ -31,6 +31,7 @@ FLOAT8_E4M3: Final[DType] = np.dtype(ml_dtypes.float8_e4m3fn)
 FLOAT8_E5M2: Final[DType] = np.dtype(ml_dtypes.float8_e5m2)
 FLOAT16: Final[DType] = np.dtype(np.float16)
 FLOAT32: Final[DType] = np.dtype(np.float32)
+FLOAT64: Final[DType] = np.dtype(np.float64)
 INT32: Final[DType] = np.dtype(np.int32)
 
 NARROW_FLOATS: Final = frozenset({BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, FLOAT16})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import scipy.sparse as sp
 
@@ -13,6 +13,7 @@ from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName
 from tvwarray._namespace import Array, device_of, from_host, to_host
 from tvwarray._operations import Operations
+from tvwarray._scipy import registered
 from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
 from tvwarray._tiles import TileRows
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class TVWMatrix(Operations):
+@registered
+class TVWMatrix(Operations, sp.sparray):
     """A sparse matrix in tile-vector-wise format, the left operand of products.
 
     Tiles of up to `tile_rows` rows each keep columns of their own, and in every group of four kept
@@ -76,8 +78,7 @@ class TVWMatrix(Operations):
         vector: Vector = (2, 4),
     ) -> None:
         if isinstance(arg, TVWMatrix):
-            storage = arg.storage.mapped(_copy_array) if copy else arg.storage
-            self._storage, self._transposed = storage, arg.transposed
+            self._storage, self._transposed = arg.totvw(copy).storage, arg.transposed
         else:
             self._storage = construct(arg, shape, dtype, tile_rows, vector)
             self._transposed = False
@@ -236,20 +237,15 @@ class TVWMatrix(Operations):
         """Where the arrays lie."""
         return device_of(self._storage.data)
 
-    def transpose(self, axes: None = None, copy: bool = False) -> TVWMatrix:
-        """Return the transpose; `axes` is there for NumPy and must be None."""
-        if axes is not None:
+    def transpose(self, axes: Any = None, copy: bool = False) -> TVWMatrix:
+        """Return the transpose; `axes` is there for NumPy: None or ``(1, 0)``."""
+        if axes not in (None, (1, 0)):
             raise ValueError(f"axes is {axes!r}; a matrix has one transpose, pass None.")
         return self.T.copy() if copy else self.T
 
     # What it becomes
 
-    def toarray(self, order: Literal["C", "F"] | None = None, out: Array | None = None) -> Array:
-        """Return the dense matrix, in the library and on the device of this one."""
-        dense = _convert.to_dense(self._storage)
-        return _components.deliver(dense.T if self._transposed else dense, order, out)
-
-    todense = toarray
+    todense = Operations.toarray
 
     def tocsc(self, copy: bool = False) -> sp.csc_array:
         """Return a canonical ``csc_array`` on the host; see `tocsr`."""
@@ -275,21 +271,35 @@ class TVWMatrix(Operations):
         return _convert.to_24(_components.untransposed(self._storage, self._transposed, "to_24"))
 
     def asformat(self, format: str | None, copy: bool = False) -> Any:
-        """Return the matrix as tvw, csr, csc, coo, bsr, dok, lil or dia."""
+        """Return the matrix as tvw, csr, csc, coo, bsr, dok, lil or dia, or dense as "array"."""
         if format in (None, "tvw"):
-            return self.copy() if copy else self
+            return self.totvw(copy)
+        if format in ("array", "dense"):
+            return self.toarray()
         return self.tocsr().asformat(format)  # type: ignore[call-overload]  # any name scipy knows
+
+    def totvw(self, copy: bool = False) -> TVWMatrix:
+        """Return this matrix, or a copy."""
+        return self.copy() if copy else self
+
+    def todia(self, copy: bool = False) -> sp.dia_array:
+        """Return a ``dia_array`` on the host; see `tocsr`."""
+        return self.tocsr().todia()
+
+    def todok(self, copy: bool = False) -> sp.dok_array[Any, tuple[int, int]]:
+        """Return a ``dok_array`` on the host; see `tocsr`."""
+        return self.tocsr().todok()
+
+    def tolil(self, copy: bool = False) -> sp.lil_array:
+        """Return a ``lil_array`` on the host, to edit; see `tocsr`."""
+        return self.tocsr().tolil()
 
     def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> TVWMatrix:
         """Cast the values; the layout is shared. `casting` is that of ``numpy.can_cast``."""
         storage = _elementwise.astype(self._storage, value_dtype(dtype), casting)
-        if copy and storage is self._storage:
-            return self.copy()
+        if storage is self._storage:
+            return self.totvw(copy)
         return self.from_storage(storage, transposed=self._transposed)
-
-    def copy(self) -> TVWMatrix:
-        """Return a matrix with arrays of its own."""
-        return TVWMatrix(self, copy=True)
 
     def with_remainder(self, s: Any) -> TVWMatrix:
         """Return this matrix plus the sparse matrix `s`, which is kept in CSR beside the tiles.
@@ -348,13 +358,12 @@ class TVWMatrix(Operations):
     def __repr__(self) -> str:
         return _describe.text(self._storage, self._transposed)
 
+    def __str__(self) -> str:
+        return _describe.listing(repr(self), self.tocoo())
+
     def _repr_html_(self) -> str:
         return _describe.html(self._storage, self._transposed)
 
 
 def _restore(storage: TVWStorage, transposed: bool) -> TVWMatrix:
     return TVWMatrix.from_storage(storage, transposed=transposed)
-
-
-def _copy_array(x: Array) -> Array:
-    return x.copy() if hasattr(x, "copy") else x + 0

@@ -1,0 +1,63 @@
+"""What ``@`` means for each kind of operand, on either side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvwarray._arithmetic import Kind, Matrix, classify
+from tvwarray._matmul import matmul
+from tvwarray._namespace import Array, array_namespace
+
+
+def product(A: Matrix, other: Any) -> Any:
+    """Return ``A @ other``: of a dense operand by a backend, of a sparse one by scipy, in CSR.
+
+    Raises
+    ------
+    ValueError
+        If `other` is a scalar, or the shapes do not fit.
+    """
+    kind, other = classify(other)
+    if kind is Kind.OTHER:
+        return NotImplemented
+    _refuse_scalar(kind)
+    if kind is Kind.SPARSE:
+        _check_inner(A.shape, other.shape)
+        return A.host_csr("@") @ other
+    return matmul(A, other)
+
+
+def reflected(At: Matrix, other: Any) -> Any:
+    """Return ``other @ A``, given the transpose of `A`.
+
+    Raises
+    ------
+    ValueError
+        If `other` is a scalar, or the shapes do not fit.
+    """
+    kind, other = classify(other)
+    if kind is Kind.OTHER:
+        return NotImplemented
+    _refuse_scalar(kind)
+    if kind is Kind.SPARSE:
+        _check_inner(other.shape, At.shape[::-1])
+        return other @ At.host_csr("@").T.tocsr()
+    return matmul(At, other.T).T if other.ndim > 1 else matmul(At, other)
+
+
+def adjoint_product(At: Matrix, x: Array) -> Array:
+    """Return ``A.conj().T @ x``, given the transpose of `A`."""
+    if At.storage.dtype.kind != "c":
+        return product(At, x)
+    xp = array_namespace(x)
+    return xp.conj(product(At, xp.conj(x)))
+
+
+def _refuse_scalar(kind: Kind) -> None:
+    if kind is Kind.SCALAR:
+        raise ValueError("a matrix product takes no scalar; use * instead.")
+
+
+def _check_inner(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    if left[-1] != right[0]:
+        raise ValueError(f"dimension mismatch: {tuple(left)} @ {tuple(right)}.")
