@@ -14,6 +14,7 @@
 `output`      matrices to a file of any format
 `weights`     where the weights of the demo come from
 `measure`     paired timing, error bounds
+`bench_files` what ``bench --out`` leaves: a table, the machine, pictures
 `machine`     what the figures were measured on
 `table`       aligned text, Markdown, bytes and times in words
 `progress`    a progress bar on a terminal

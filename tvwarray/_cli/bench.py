@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 import tvwarray
-from tvwarray._cli import bench_cpu
+from tvwarray._cli import bench_cpu, bench_files
 from tvwarray._cli.machine import machine, machine_line, threads
 from tvwarray._cli.measure import (
     Timing,
@@ -54,6 +56,9 @@ class Record(NamedTuple):
     """As a share of its bound."""
     timing: Timing
     csr_way: str
+    nnz: int
+    nbytes: int
+    """Of the matrix as stored, X and the product."""
 
 
 def run(args: Namespace) -> int:
@@ -67,6 +72,7 @@ def run(args: Namespace) -> int:
     with threads(args.threads):
         described = machine()
         line = machine_line()
+        ceilings = bench_files.measure_ceilings(dtype) if args.out else None
         cases = [(shape, s) for shape in shapes for s in args.sparsity]
         records = [
             record
@@ -86,6 +92,9 @@ def run(args: Namespace) -> int:
         print(_notes(dtype))
         if note := noise_note([r.timing for r in records]):
             print(note)
+    if ceilings:
+        paths = bench_files.write(Path(args.out), list(map(_point, records)), described, ceilings)
+        print(f"written: {', '.join(map(str, paths))}", file=sys.stderr)
     return 0 if all(r.error <= 1 for r in records) else 1
 
 
@@ -115,7 +124,11 @@ def _records(
             way = fastest(case.ways)
             timed = {"tvwarray": case.ours, "dense": case.dense, "csr": case.ways[way]}
             timing = measure(timed, budget=budget)
-            yield Record(case.product, shape, dtype.name, sparsity, n, backend, error, timing, way)
+            nbytes = A.nbytes + X.nbytes + shape[0] * n * dtype.itemsize
+            yield Record(
+                case.product, shape, dtype.name, sparsity, n, backend, error, timing, way, A.nnz,
+                nbytes,
+            )  # fmt: skip
 
 
 class _Case(NamedTuple):
@@ -179,6 +192,15 @@ def _notes(dtype: DType) -> str:
     if dtype in NARROW_FLOATS:
         note += "\nDense and CSR multiply the same values in float32, which is faster for them."
     return note
+
+
+def _point(r: Record) -> bench_files.Point:
+    seconds, ratios = r.timing.seconds, r.timing.ratios
+    return bench_files.Point(
+        r.product, *r.shape, r.dtype, r.sparsity, r.n, r.backend,
+        seconds["tvwarray"], seconds["dense"], seconds["csr"], ratios["dense"], ratios["csr"],
+        r.error, 2 * r.nnz * r.n, r.nbytes,
+    )  # fmt: skip
 
 
 def _as_json(r: Record) -> dict[str, Any]:

@@ -109,6 +109,7 @@ examples:
   tvwarray bench
   tvwarray bench --shape 4096x4096 1536x384 --sparsity 0.9 --n 1 8 512 --threads 1
   tvwarray bench --dtype float64 --json > results.json
+  tvwarray bench --out results/         a table, the machine, and pictures as files
   tvwarray bench --cpu                  the table of docs/cpu.md, PyTorch too if it is there
 """
 
@@ -219,6 +220,10 @@ def _bench(p: ArgumentParser) -> None:
     )
     p.add_argument("--json", action="store_true", help="print JSON, all times in seconds")
     p.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    p.add_argument(
+        "--out", metavar="FOLDER",
+        help="write results.csv, machine.json, speedup.png and roofline.png there",
+    )  # fmt: skip
     _add_threads(p)
 
 
