@@ -421,6 +421,7 @@ def test_large_batches_are_cut(monkeypatch):
     x, y = rng.standard_normal((300, 70)), rng.standard_normal((200, 70))
     expected = A.toarray() @ x, A.toarray().T @ y
     monkeypatch.setattr(array, "_PANEL_BYTES", 1)
+    monkeypatch.setattr(array, "_PANEL_COLUMNS", 64)
     monkeypatch.setattr(array, "_STACK_BYTES", 1)
     for order in "CF":
         np.testing.assert_allclose(A @ np.asarray(x, order=order), expected[0], rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The reference backend: gather the kept columns of a tile and multiply, one GEMM a tile.
+"""The reference backend: gather the kept columns of a tile and multiply, one GEMM a tile or so.
 
     X (cols, n)                 tile (rows, k)            product, in tile order
     ┌────────────┐  take    ┌──────┐   ┌────────────┐     ┌────────────┐
@@ -9,17 +9,19 @@
 
 It runs on every library that follows the array API: NumPy, CuPy and array-api-strict use this very
 code. Packing expands the 2:4 groups, so the engine skips the columns that a tile dropped but
-multiplies the zeros inside its groups.
+multiplies the zeros inside its groups. Neighbouring tiles share columns, see
+`tvwarray._backends.blocks`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from tvwarray._backends.blocks import ArrayPacked, DenseBlock, pack_blocks
 from tvwarray._dtypes import (
     EIGHT_BIT_INTEGERS,
     DType,
@@ -36,67 +38,21 @@ from tvwarray._namespace import (
     as_dtype,
     device_of,
     dtype_of,
-    from_host,
-    to_host,
 )
 from tvwarray._storage import HostArray, TVWStorage
-from tvwarray._two_four import expand_24
 
-_PANEL_BYTES: Final = 1 << 20
+_PANEL_BYTES: Final = 3 << 18
 """A gathered panel of X takes about this much, to stay in a core's cache until it is multiplied."""
+
+_PANEL_COLUMNS: Final = 384
+"""But a panel has so many columns in any case: OpenBLAS multiplies them in one pass, and each panel
+after a block's first costs a pass over its sums."""
 
 _STACK_BYTES: Final = 1 << 26
 """The slot products of ``A.T @ Y`` take about this much: larger batches are cut along n."""
 
 _FLOAT64: Final = np.dtype(np.float64)
 _BOOL: Final = np.dtype(np.bool_)
-
-
-@dataclass(frozen=True, eq=False)
-class DenseTile:
-    """One tile, expanded and without its padding slots."""
-
-    start: int
-    """Where its rows begin in the product in tile order."""
-    block: Array
-    """(rows, k) values, in the type they are summed in, Fortran-ordered where the library has
-    memory orders: OpenBLAS multiplies a flat block a tenth faster so."""
-    cols: slice | Array
-    """The k columns: a slice where they count up by one, else an int64 index."""
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayPacked:
-    """A matrix ready to multiply."""
-
-    shape: tuple[int, int]
-    dtype: DType
-    kept_rows: int
-    tiles: tuple[DenseTile, ...]
-    row_place: Array | None
-    """int64 (rows,): the place of each row in tile order, `kept_rows` if it is in no tile; None if
-    tile order is row order."""
-    row_index: slice | Array
-    """The row of each place: the inverse of `row_place`."""
-    scatter: ColumnScatter
-
-
-@dataclass(frozen=True, eq=False)
-class ColumnScatter:
-    """How products of single slots are added up to columns, by gathers alone.
-
-    Columns are sorted by how many slots hold them, most first, so that pass r, which adds the r-th
-    slot of every column that has one, adds to a prefix::
-
-        column   9   4   7   2
-        pass 0   s   s   s   s
-        pass 1   s   s   s
-        pass 2   s
-    """
-
-    passes: tuple[Array, ...]
-    place: Array
-    """int64 (cols,): where each column stands in sorted order."""
 
 
 class ArrayBackend:
@@ -126,28 +82,7 @@ class ArrayBackend:
 
     def pack(self, storage: TVWStorage) -> ArrayPacked:
         """Expand the tiles of `storage`."""
-        dtype = storage.dtype
-        work = (
-            dtype if dtype in EIGHT_BIT_INTEGERS else accumulate_dtype(product_dtype(dtype, dtype))
-        )
-        slots = [np.flatnonzero(to_host(storage.tile(t).cols) >= 0) for t in _used_tiles(storage)]
-        tiles = [
-            _dense_tile(storage, t, valid, work)
-            for t, valid in zip(_used_tiles(storage), slots, strict=True)
-        ]
-        rows = to_host(storage.row_indices).astype(np.int64)
-        in_order = rows.size == storage.shape[0] and bool((np.diff(rows) == 1).all())
-        place = np.full(storage.shape[0], rows.size, np.int64)
-        place[rows] = np.arange(rows.size)
-        return ArrayPacked(
-            shape=storage.shape,
-            dtype=dtype,
-            kept_rows=int(rows.size),
-            tiles=tuple(tiles),
-            row_place=None if in_order else from_host(place, like=storage.data),
-            row_index=_slice_or_index(rows, storage.data),
-            scatter=_column_scatter(storage, slots),
-        )
+        return pack_blocks(storage)
 
     def matmul(
         self,
@@ -216,29 +151,69 @@ def _takes_tiles(
 
 
 def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool, into: Array | None) -> Array:
-    n, dtype = x.shape[1], dtype_of(x)
     x = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x  # gathers whole rows
     total = _empty(xp, packed.kept_rows, x, flip) if into is None else into
-    panel = max(64, _PANEL_BYTES // max(1, n * dtype.itemsize))
-    buffer = _empty(xp, panel, x, False)
-    for tile in packed.tiles:
-        block = as_dtype(tile.block, dtype)
-        rows, k = slice(tile.start, tile.start + block.shape[0]), block.shape[1]
-        if k == 0:
-            total[rows, :] = 0
-        for i in range(0, k, panel):
-            columns = slice(i, min(i + panel, k))
-            gathered = _gather(xp, x, tile.cols, columns, buffer)
-            part = block[:, columns]
-            if i == 0 and isinstance(total, np.ndarray):
-                _multiply_into(part, gathered, total[rows, :], flip)
-            elif i == 0:
-                total[rows, :] = xp.matmul(part, gathered)
-            else:
-                total[rows, :] += xp.matmul(gathered.T, part.T).T if flip else part @ gathered
+    row_bytes = max(1, x.shape[1] * dtype_of(x).itemsize)
+    work = _Workspace(packed, x, max(_PANEL_COLUMNS, _PANEL_BYTES // row_bytes), flip)
+    for block in packed.blocks:
+        _add_block(xp, block, x, total, work)
     if packed.row_place is None:
         return total
     return _take_or_zero(xp, total, packed.row_place, flip)
+
+
+class _Workspace:
+    """Where NumPy gathers rows of X, and makes a product that is to be added."""
+
+    def __init__(self, packed: ArrayPacked, x: Array, panel: int, flip: bool) -> None:
+        self.panel, self.flip = panel, flip
+        shapes = [b.values.shape for b in packed.blocks] if isinstance(x, np.ndarray) else []
+        gathered = min(panel, max((k for _, k in shapes), default=0))
+        added = max((m for m, _ in shapes), default=0)
+        n, size = x.shape[1], gathered * x.shape[1]
+        memory = _scratch(size + added * n, dtype_of(x))
+        self.rows = memory[:size].reshape(gathered, n)
+        sums = memory[size:]
+        self.sums = sums.reshape(n, added).T if flip else sums.reshape(added, n)
+
+
+_KEPT: Final = threading.local()
+"""Each thread's scratch memory, kept from product to product while it is small: fresh pages cost
+two percent of a product."""
+
+_KEPT_BYTES: Final = 1 << 23
+
+
+def _scratch(size: int, dtype: DType) -> HostArray:
+    """Return a host array of `size` elements of any values, this thread's until it asks again."""
+    count = size * dtype.itemsize
+    if count > _KEPT_BYTES:
+        return np.empty(size, dtype)
+    kept: HostArray | None = getattr(_KEPT, "bytes", None)
+    if kept is None or kept.size < count:
+        kept = _KEPT.bytes = np.empty(count, np.uint8)
+    return kept[:count].view(dtype)
+
+
+def _add_block(xp: Namespace, block: DenseBlock, x: Array, total: Array, work: _Workspace) -> None:
+    values = as_dtype(block.values, dtype_of(x))
+    m, k = values.shape
+    rows = slice(block.start, block.start + m)
+    if k == 0:
+        total[rows, :] = 0
+    for i in range(0, k, work.panel):
+        columns = slice(i, min(i + work.panel, k))
+        gathered, part = _gather(xp, x, block.cols, columns, work.rows), values[:, columns]
+        adds = block.adds or i > 0
+        if not isinstance(total, np.ndarray):
+            product = xp.matmul(part, gathered)
+            total[rows, :] = total[rows, :] + product if adds else product
+        elif adds:
+            sums = work.sums[:m]
+            _multiply_into(part, gathered, sums, work.flip)
+            np.add(total[rows, :], sums, out=total[rows, :])
+        else:
+            _multiply_into(part, gathered, total[rows, :], work.flip)
 
 
 def _multiply_into(a: HostArray, b: HostArray, out: HostArray, flip: bool) -> None:
@@ -260,18 +235,20 @@ def _gather(xp: Namespace, x: Array, cols: slice | Array, part: slice, buffer: A
 
 
 def _rmatmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool) -> Array:
-    """Return ``A.T @ x``: one product a tile, its rows (the slots) added up by column."""
+    """Return ``A.T @ x``: one product a block, its rows (the slots) added up by column."""
     n, dtype = x.shape[1], dtype_of(x)
     total = _empty(xp, packed.shape[1], x, flip)
-    slots = sum(int(t.block.shape[1]) for t in packed.tiles)
+    slots = sum(int(b.values.shape[1]) for b in packed.blocks)
     for strip in _strips(n, slots * dtype.itemsize):
         index = packed.row_index
         part = x[:, strip]
         part = part[index, :] if isinstance(index, slice) else xp.take(part, index, axis=0)
         products = [xp.zeros((1, part.shape[1]), dtype=part.dtype, device=device_of(x))]
-        for tile in packed.tiles:
-            block = as_dtype(tile.block, dtype)
-            products.append(xp.matmul(block.T, part[tile.start : tile.start + block.shape[0], :]))
+        for block in packed.blocks:
+            values = as_dtype(block.values, dtype)
+            products.append(
+                xp.matmul(values.T, part[block.start : block.start + values.shape[0], :])
+            )
         stacked = xp.concat(products, axis=0)
         summed = xp.zeros((packed.shape[1], part.shape[1]), dtype=part.dtype, device=device_of(x))
         for chosen in packed.scatter.passes:
@@ -300,48 +277,3 @@ def _empty(xp: Namespace, rows: int, like: Array, flip: bool) -> Array:
     if flip:
         return xp.empty((n, rows), dtype=like.dtype, device=device_of(like)).T
     return xp.empty((rows, n), dtype=like.dtype, device=device_of(like))
-
-
-def _used_tiles(storage: TVWStorage) -> list[int]:
-    return [t for t in range(storage.num_tiles) if storage.rows_of[t]]
-
-
-def _dense_tile(storage: TVWStorage, t: int, valid: HostArray, work: DType) -> DenseTile:
-    tile = storage.tile(t)
-    xp = array_namespace(tile.data)
-    block = as_dtype(tile.data, work)
-    if tile.meta is not None:
-        block = expand_24(block, tile.meta)
-    if valid.size != block.shape[1]:
-        block = xp.take(block, from_host(valid, like=block), axis=1)
-    if isinstance(block, np.ndarray):
-        block = np.asfortranarray(block)
-    cols = to_host(tile.cols)[valid].astype(np.int64)
-    return DenseTile(int(storage.host_indptr[0][t]), block, _slice_or_index(cols, storage.data))
-
-
-def _slice_or_index(index: HostArray, like: Array) -> slice | Array:
-    if index.size and bool((np.diff(index) == 1).all()):
-        return slice(int(index[0]), int(index[-1]) + 1)
-    return from_host(index, like=like)
-
-
-def _column_scatter(storage: TVWStorage, slots: list[HostArray]) -> ColumnScatter:
-    cols = np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
-            to_host(storage.tile(t).cols)[valid].astype(np.int64)
-            for t, valid in zip(_used_tiles(storage), slots, strict=True)
-        ]
-    )
-    by_column = np.argsort(cols, kind="stable")
-    count = np.bincount(cols, minlength=storage.shape[1])
-    first = np.cumsum(count) - count
-    order = np.argsort(-count, kind="stable")
-    passes = []
-    for r in range(int(count.max(initial=0))):
-        having = order[: int((count > r).sum())]
-        passes.append(from_host(by_column[first[having] + r] + 1, like=storage.data))  # 0 is zeros
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    return ColumnScatter(tuple(passes), from_host(place, like=storage.data))
