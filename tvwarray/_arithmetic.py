@@ -167,7 +167,10 @@ def divide(A: Matrix, other: Any, *, keep_dtype: bool = False) -> Any:
     if kind is Kind.SCALAR:
         return _elementwise.divide(A.storage, other, keep_dtype=keep_dtype)
     if kind is Kind.SPARSE:
-        return A.host_csr("/") / other
+        csr = A.host_csr("/")
+        if csr.dtype.kind != "c" == other.dtype.kind:  # scipy would drop the imaginary parts
+            csr = csr.astype(np.complex128)
+        return csr / other
     if kind is Kind.DENSE:
         with np.errstate(all="ignore"):  # a factor is infinite where `other` is zero
             return multiply(A, 1 / other)

@@ -41,8 +41,8 @@ def getitem(A: Matrix, key: Any) -> Any:
         return part
     check_host(part, "indexing")
     csr: Any = to_csr(part)
-    kept = _ALL if isinstance(stored, slice) else 0
-    return csr.T.tocsr()[other, kept] if A.transposed else csr[kept, other]
+    picked = csr[_ALL if isinstance(stored, slice) else 0, other]
+    return picked.T.tocsr() if A.transposed and np.ndim(picked) == 2 else picked
 
 
 def take_rows(storage: TVWStorage, start: int, stop: int) -> tuple[TVWStorage, bool]:
