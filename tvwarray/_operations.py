@@ -373,6 +373,9 @@ class Operations:
     def _mul_scalar(self, other: Any) -> Any:
         return self * other
 
+    def _add_sparse(self, other: Any) -> Any:
+        return self + other
+
     def _matmul_sparse(self, other: Any) -> Any:
         return self @ other
 
