@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import scipy.sparse as sp
 
 from tvwarray import _components, _convert, _describe, _elementwise
 from tvwarray._construct import construct
+from tvwarray._cupyx import to_cupyx
 from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName
 from tvwarray._namespace import Array, device_of, from_host, to_host
@@ -259,6 +260,20 @@ class TVWMatrix(Operations, sp.sparray):
     def tobsr(self, blocksize: tuple[int, int] | None = None, copy: bool = False) -> sp.bsr_array:
         """Return a ``bsr_array`` on the host; scipy estimates the block size if none is given."""
         return self.tocsr().tobsr(blocksize=blocksize)
+
+    def to_cupyx(self, format: Literal["csr", "csc", "coo"] = "csr") -> Any:
+        """Return a canonical matrix of ``cupyx.scipy.sparse`` on the GPU.
+
+        A matrix on a GPU stays there. 16-bit and 8-bit floats become float32, as CuPy has none.
+
+        Raises
+        ------
+        FormatError
+            If CuPy has no sparse matrix of this dtype; it has floats, complex numbers and booleans.
+        BackendError
+            If CuPy is not installed.
+        """
+        return to_cupyx(self._storage, self._transposed, format)
 
     def to_24(self) -> tuple[Array, Array]:
         """Return the values and positions of a matrix that is 2:4; the inverse of `from_24`.
