@@ -15,6 +15,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("ci", settings.get_profile("default"), max_examples=80, derandomize=True)
+settings.register_profile("brief", settings.get_profile("default"), max_examples=8)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=1500)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")

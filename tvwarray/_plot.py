@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tvwarray._namespace import to_host
@@ -77,3 +79,12 @@ def _sizes(length: int, cells: int) -> HostArray:
     """Return how many of `length` indices i have ``i * cells // length`` equal to each cell."""
     starts = -(-np.arange(cells + 1, dtype=np.int64) * length // cells)
     return np.asarray(np.diff(starts))
+
+
+def matplotlib_modules() -> tuple[Any, Any]:
+    """Return matplotlib's ``pyplot`` and ``colors``, or say how to get them."""
+    try:
+        from matplotlib import colors, pyplot
+    except ImportError as e:
+        raise ImportError("pictures need matplotlib: install tvwarray[plot].") from e
+    return pyplot, colors

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tvwarray._namespace import nonzero_mask, to_host
-from tvwarray._plot import cell_areas, kept_share
+from tvwarray._plot import cell_areas, kept_share, matplotlib_modules
 from tvwarray._storage import HostArray, TVWStorage
 from tvwarray._two_four import positions_24
 
@@ -123,12 +123,3 @@ def _nonzeros(storage: TVWStorage) -> Iterator[tuple[HostArray, HostArray]]:
 
 def _joined(batch: list[tuple[HostArray, HostArray]]) -> tuple[HostArray, HostArray]:
     return np.concatenate([row for row, _ in batch]), np.concatenate([col for _, col in batch])
-
-
-def matplotlib_modules() -> tuple[Any, Any]:
-    """Return matplotlib's ``pyplot`` and ``colors``, or say how to get them."""
-    try:
-        from matplotlib import colors, pyplot
-    except ImportError as e:
-        raise ImportError("pictures need matplotlib: install tvwarray[plot].") from e
-    return pyplot, colors

@@ -9,7 +9,9 @@ import numpy as np
 
 import tvwarray
 
-from .matrices import pruned, weight
+from .matrices import SMALL, pruned, shapes, weight
+
+SIDE = 256 if SMALL else 4096
 
 
 def two_four(n):
@@ -27,12 +29,12 @@ class Dense:
 
     def setup(self, kind):
         if kind == "2:4":
-            self.a = two_four(4096)
+            self.a = two_four(SIDE)
         elif kind == "TVW 75 %":
-            self.a = pruned(4096, 4096, 0.75).toarray()
+            self.a = pruned(SIDE, SIDE, 0.75).toarray()
         else:
-            keep = np.random.default_rng(0).random((4096, 4096)) < 0.25
-            self.a = np.where(keep, weight(4096, 4096), np.float32(0))
+            keep = np.random.default_rng(0).random((SIDE, SIDE)) < 0.25
+            self.a = np.where(keep, weight(SIDE, SIDE), np.float32(0))
         self.A = tvwarray.TVWMatrix(self.a)
         self.csr = self.A.tocsr()
 
@@ -58,7 +60,7 @@ class Dense:
 class Prune:
     """`sparsify`, 1536 x 384 and 4096 x 4096."""
 
-    params = ["1536x384", "4096x4096"]
+    params = shapes(["1536x384", "4096x4096"])
     param_names = ["shape"]
 
     def setup(self, shape):
@@ -77,7 +79,7 @@ class Files:
     def setup(self, suffix):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name, "a" + suffix)
-        self.A = pruned(4096, 4096, 0.75)
+        self.A = pruned(SIDE, SIDE, 0.75)
         tvwarray.save(self.path, self.A)
 
     def teardown(self, suffix):

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 import tvwarray
 
 SPARSITIES = [0.5, 0.75, 0.875, 0.95]
+
+SMALL = os.environ.get("TVWARRAY_BENCH_SMALL") == "1"
+"""Shapes of a few hundred, which show in a minute that every benchmark runs, not how fast."""
+
+
+def shapes(full):
+    """Return shapes such as "512x1024x4096", or small ones in their place."""
+    if not SMALL:
+        return full
+    return sorted({"x".join(str(min(int(side), 256)) for side in s.split("x")) for s in full})
 
 
 def weight(rows, cols, dtype="float32"):

@@ -8,9 +8,11 @@ import numpy as np
 
 import tvwarray
 
-from .matrices import SPARSITIES, activations, check, pruned
+from .matrices import SPARSITIES, activations, check, pruned, shapes
 
-SHAPES = ["1x768x3072", "8x768x3072", "128x768x3072", "512x1024x4096", "1x4096x4096", "8x4096x4096"]
+SHAPES = shapes(
+    ["1x768x3072", "8x768x3072", "128x768x3072", "512x1024x4096", "1x4096x4096", "8x4096x4096"]
+)
 
 
 def paired_ratio(ours, theirs, rounds=11):
@@ -58,7 +60,7 @@ class Linear:
 class ArrayBackend:
     """``A @ X`` by the reference backend, 512 right-hand sides."""
 
-    params = [["4096x1024", "4096x4096"], SPARSITIES]
+    params = [shapes(["4096x1024", "4096x4096"]), SPARSITIES]
     param_names = ["A", "sparsity"]
 
     def setup(self, shape, sparsity):

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tvwarray._cli.table import shape_text
-from tvwarray._spy import matplotlib_modules
+from tvwarray._plot import matplotlib_modules
 
 DENSE_COLOR: Final = "#8a8f98"
 

@@ -11,7 +11,7 @@ from tvwarray._cli.files import Entry, as_tvw, open_source, plural
 from tvwarray._cli.progress import progress
 from tvwarray._errors import FormatError
 from tvwarray._matrix import TVWMatrix
-from tvwarray._spy import matplotlib_modules
+from tvwarray._plot import matplotlib_modules
 
 SUFFIXES: Final = (".png", ".svg", ".pdf")
 

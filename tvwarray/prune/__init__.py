@@ -13,6 +13,7 @@ from tvwarray.prune.patterns import (
     VectorWise,
     make_pattern,
 )
+from tvwarray.prune.plots import plot_score_kept, plot_sparsity
 from tvwarray.prune.ranking import apriori, global_masks, global_selections, mask
 from tvwarray.prune.schedule import cubic, one_shot, paper_stages
 from tvwarray.prune.scores import ScoreAccumulator, fisher, magnitude, taylor
@@ -46,6 +47,8 @@ __all__ = [
     "mask",
     "one_shot",
     "paper_stages",
+    "plot_score_kept",
+    "plot_sparsity",
     "score_kept",
     "taylor",
 ]
