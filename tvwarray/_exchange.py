@@ -8,7 +8,8 @@ together gain, so that no tile changes its height::
     rows of b   +3  +1  +1  -2
                  8   3   0              the first two pairs
 
-Worths are sums of integers, exact in float64: NumPy and the compiled extension find the same tiles.
+Worths are sums of whole numbers, exact in float64: NumPy and the compiled extension find the same
+tiles.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from tvwarray._permute import rounded_scores
+from tvwarray._native import native
 from tvwarray._storage import HostArray
 
 _SWEEPS: Final = 30
@@ -26,17 +27,37 @@ _SWEEPS: Final = 30
 _PART: Final = 8
 """One sweep moves at most this part of a tile's rows to another, then other tiles have a turn."""
 
-_BLOCK: Final = 1 << 22
-"""Scores that are rounded at a time."""
+_BLOCK: Final = 1 << 20
+"""Scores that are widened at a time."""
+
+_LARGEST: Final = 2**24 - 1
+"""The largest whole score; 2**28 of them add up exactly."""
 
 
-def exact_sums(scores: HostArray, rows: HostArray, columns: list[HostArray]) -> HostArray:
-    """Return what each row keeps under each list of columns, as integers in float64.
+def whole_scores(scores: HostArray) -> HostArray:
+    """Return scores as whole numbers below 2**24, of which float32 holds every one.
 
     Parameters
     ----------
     scores : real array, shape (rows, cols)
-        Finite and not negative.
+        Finite and not negative, in any unit.
+    """
+    largest = float(scores.max(initial=0))
+    whole = np.empty(scores.shape, np.float32)
+    step = max(1, _BLOCK // max(1, scores.shape[1]))
+    for start in range(0, scores.shape[0], step):
+        block = scores[start : start + step].astype(np.float64)
+        whole[start : start + step] = np.rint(block * (_LARGEST / (largest or 1.0)))
+    return whole
+
+
+def kept_sums(whole: HostArray, rows: HostArray, columns: list[HostArray]) -> HostArray:
+    """Return what each row keeps under each list of columns.
+
+    Parameters
+    ----------
+    whole : float32 array, shape (rows, cols)
+        From `whole_scores`.
     rows : integer array, shape (n,)
         The rows that count.
     columns : list of integer arrays
@@ -45,18 +66,16 @@ def exact_sums(scores: HostArray, rows: HostArray, columns: list[HostArray]) -> 
     Returns
     -------
     float64 array, shape (n, len(columns))
-        In units of about 2**-40 of the largest score.
+        Exact, in whatever order the sums are formed.
     """
-    cols = scores.shape[1]
+    cols = whole.shape[1]
     lists = np.zeros((cols, len(columns)))
     for t, chosen in enumerate(columns):
         lists[chosen, t] = 1
-    largest = float(scores.max(initial=0))
     sums = np.empty((rows.size, len(columns)))
     step = max(1, _BLOCK // max(1, cols))
     for start in range(0, rows.size, step):
-        block = scores[rows[start : start + step]].astype(np.float64)
-        sums[start : start + step] = rounded_scores(block, terms=cols, largest=largest) @ lists
+        sums[start : start + step] = whole[rows[start : start + step]].astype(np.float64) @ lists
     return sums
 
 
@@ -66,7 +85,7 @@ def exchange_rows(worth: HostArray, tile_of: HostArray) -> HostArray:
     Parameters
     ----------
     worth : float64 array, shape (rows, tiles)
-        Integers below 2**51, as `exact_sums` makes them.
+        Whole numbers below 2**51, as `kept_sums` makes them.
     tile_of : integer array, shape (rows,)
         The tile that each row stands in now.
 
@@ -77,16 +96,25 @@ def exchange_rows(worth: HostArray, tile_of: HostArray) -> HostArray:
     """
     worth = np.ascontiguousarray(worth, np.float64)
     tile_of = np.array(tile_of, np.int64)
-    tiles = worth.shape[1]
+    if (compiled := native()) is not None:
+        exchanged: HostArray = compiled.exchange_rows(worth, tile_of, _SWEEPS, _PART)
+        return exchanged
     for _ in range(_SWEEPS):
-        gains = worth - worth[np.arange(tile_of.size), tile_of][:, None]
-        moved = np.zeros(tile_of.size, np.bool_)
-        for a in range(tiles):
-            for b in range(a + 1, tiles):
-                _exchange(gains, tile_of, moved, a, b)
-        if not moved.any():
+        if not _sweep(worth, tile_of):
             break
     return tile_of
+
+
+def _sweep(worth: HostArray, tile_of: HostArray) -> bool:
+    """Let rows of all pairs of tiles change places; say whether any did."""
+    tiles = worth.shape[1]
+    gains = worth - worth[np.arange(tile_of.size), tile_of][:, None]
+    moved = np.zeros(tile_of.size, np.bool_)
+    best = np.full((tiles, tiles), -np.inf)
+    np.maximum.at(best, tile_of, gains)
+    for a, b in np.argwhere(np.triu(best + best.T > 0, 1)):
+        _exchange(gains, tile_of, moved, a, b)
+    return bool(moved.any())
 
 
 def _exchange(gains: HostArray, tile_of: HostArray, moved: HostArray, a: int, b: int) -> None:

@@ -67,12 +67,7 @@ class TileWise(RankedPattern):
                 floors_of(layers, math.sqrt(keep), contest),
             )
             alive = [np.flatnonzero(c) for c in chosen]
-        share = Share(
-            keep * count_entries(layers),
-            floors_of(layers, keep, contest),
-            (16, 4, 1),
-            self.count_range,
-        )
+        share = Share.of(layers, keep, contest, steps=(16, 4, 1), count_range=self.count_range)
         tiled, columns = _tiles(layers, alive, self.tile_rows, share, self.group_rows, contest)
         return [
             tile_selection(layer, cols, self.tile_rows, contest=contest)
@@ -171,20 +166,23 @@ class TileVectorWise(RankedPattern):
         covered = min(1.0, (1 - sparsity) * self.m / n)
         # Counts are whole groups: of 16 slots, or the smallest that n:m is exact for.
         steps = (16, 4) if two_four else (self.m,)
-        share = Share(
-            covered * count_entries(layers),
-            floors_of(layers, covered, contest),
-            steps,
-            self.count_range,
-        )
+        share = Share.of(layers, covered, contest, steps=steps, count_range=self.count_range)
         alive = [np.arange(s.shape[0]) for s in layers]
         grouped = self.group_rows and two_four
-        tiled, columns = _tiles(layers, alive, self.tile_rows, share, grouped, contest)
+        # 2:4 keeps the larger half of what a tile covers, so larger scores count for more: with a
+        # power of 1.5 the masks keep up to 0.3 % more. Plain patterns rank as they are published.
+        ranked = _emphasised(layers) if grouped else layers
+        tiled, columns = _tiles(ranked, alive, self.tile_rows, share, grouped, contest)
         return [
             tile_selection(
-                layer, cols, self.tile_rows, nm=(n, self.m), permute=self.permute, contest=contest
+                layer._replace(scores=scores),
+                cols,
+                self.tile_rows,
+                nm=(n, self.m),
+                permute=self.permute,
+                contest=contest,
             )
-            for layer, cols in zip(tiled, columns, strict=True)
+            for layer, scores, cols in zip(tiled, layers, columns, strict=True)
         ]
 
     def _n(self, sparsity: float) -> int:
@@ -207,12 +205,16 @@ def _tiles(
         Layer(s, contest.kept_of(i), consecutive(rows, tile_rows))
         for i, (s, rows) in enumerate(zip(layers, alive, strict=True))
     ]
-    columns = choose_columns(tiled, share, contest)
     if grouped:
-        for i in contest.steps(range(len(tiled))):
-            tiled[i] = group_rows(tiled[i], columns[i], share, contest)
-        columns = choose_columns(tiled, share, contest)
-    return tiled, columns
+        tiled = group_rows(tiled, share, contest)
+    return tiled, choose_columns(tiled, share, contest)
+
+
+def _emphasised(layers: Sequence[HostArray]) -> list[HostArray]:
+    """Return scores to the power 1.5, on a scale of their own."""
+    largest = max((float(s.max(initial=0)) for s in layers), default=0.0) or 1.0
+    scaled = (s / largest for s in layers)
+    return [s * np.sqrt(s) for s in scaled]
 
 
 def _check_tiles(tile_rows: int, count_range: CountRange) -> None:

@@ -13,12 +13,12 @@ given the columns (`_exchange`), so that each stands where its scores are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from tvwarray._exchange import exact_sums, exchange_rows
+from tvwarray._exchange import exchange_rows, kept_sums, whole_scores
 from tvwarray._layout import Layout, make_layout
 from tvwarray._permute import permute_slots
 from tvwarray._storage import HostArray, Vector
@@ -26,7 +26,7 @@ from tvwarray.prune.budget import Regions, choose
 from tvwarray.prune.selection import TOLERANCE, Contest, Selection, count_entries, floors_of
 from tvwarray.prune.vectors import best_of_group
 
-_ROUNDS: Final = 4
+_ROUNDS: Final = 10
 """How often columns and rows take turns; what more would gain is below 0.1 %."""
 
 CountRange = tuple[float, float] | None
@@ -90,29 +90,64 @@ def choose_columns(
     ]
 
 
-def group_rows(layer: Layer, columns: list[HostArray], share: Share, contest: Contest) -> Layer:
-    """Return the layer with rows moved to the tiles that keep most of their scores.
+def group_rows(layers: Sequence[Layer], share: Share, contest: Contest) -> list[Layer]:
+    """Return layers whose rows stand in the tiles that keep most of their scores.
 
-    Tiles keep their heights; `columns` are what they keep now, and all together keep about as many
-    afterwards.
+    Tiles keep their heights. Where nothing is gained, layers are returned as they are.
     """
-    heights = [r.size for r in layer.tiles]
-    if len(heights) < 2 or not layer.scores.size:
-        return layer
-    covered = float(sum(h * c.size for h, c in zip(heights, columns, strict=True)))
-    share = replace(share, entries=covered, floors=[0.0])
-    rows = np.concatenate(layer.tiles)
-    tile_of = np.repeat(np.arange(len(heights)), heights)
-    for turn in range(_ROUNDS):
-        if turn:
-            (columns,) = choose_columns([layer], share, contest)
-        moved = exchange_rows(exact_sums(layer.scores, rows, columns), tile_of)
-        if np.array_equal(moved, tile_of):
+    natural = list(layers)
+    columns = choose_columns(natural, share, contest)
+    pairs = list(zip(natural, columns, strict=True))
+    if all(c.size == layer.scores.shape[1] for layer, kept in pairs for c in kept):
+        return natural
+    least = _covered(natural, columns)
+    grouped = [_by_total(layer) for layer in natural]
+    whole = [whole_scores(layer.scores) for layer in natural]
+    for _ in contest.steps(range(_ROUNDS)):
+        columns = choose_columns(grouped, share, contest)
+        moved = [_exchanged(*given) for given in zip(grouped, whole, columns, strict=True)]
+        still = all(m is g for m, g in zip(moved, grouped, strict=True))
+        grouped = moved
+        if still:
             break
-        tile_of = moved
-        tiles = [np.sort(rows[tile_of == t]) for t in range(len(heights))]
-        layer = layer._replace(tiles=tiles)
-    return layer
+    gained = _covered(grouped, choose_columns(grouped, share, contest)) > least
+    return grouped if gained else natural
+
+
+def _by_total(layer: Layer) -> Layer:
+    """Return the layer with rows of like totals in a tile: where exchanges begin.
+
+    Tiles of strong and of weak rows differ most in what they can drop.
+    """
+    if not layer.tiles:
+        return layer
+    rows = np.concatenate(layer.tiles)
+    totals = layer.scores[rows].sum(axis=1, dtype=np.float64)
+    rows = rows[np.argsort(-totals, kind="stable")]
+    ends = np.cumsum([r.size for r in layer.tiles])[:-1]
+    return layer._replace(tiles=[np.sort(r) for r in np.split(rows, ends)])
+
+
+def _exchanged(layer: Layer, whole: HostArray, columns: list[HostArray]) -> Layer:
+    """Return the layer after rows changed places between tiles that keep these columns."""
+    if len(layer.tiles) < 2:
+        return layer
+    rows = np.concatenate(layer.tiles)
+    tile_of = np.repeat(np.arange(len(layer.tiles)), [r.size for r in layer.tiles])
+    moved = exchange_rows(kept_sums(whole, rows, columns), tile_of)
+    if np.array_equal(moved, tile_of):
+        return layer
+    tiles = [np.sort(rows[moved == t]) for t in range(len(layer.tiles))]
+    return layer._replace(tiles=tiles)
+
+
+def _covered(layers: Sequence[Layer], columns: list[list[HostArray]]) -> float:
+    """Return the sum of the scores that tiles cover."""
+    return sum(
+        float(layer.scores[rows[:, None], cols].sum(dtype=np.float64))
+        for layer, kept in zip(layers, columns, strict=True)
+        for rows, cols in zip(layer.tiles, kept, strict=True)
+    )
 
 
 def tile_selection(

@@ -201,6 +201,17 @@ Out<int64_t> py_permute_slots(const In<double, 2>& scores, const In<int64_t, 1>&
     return to_python(std::move(order), {n});
 }
 
+Out<int64_t> py_exchange_rows(const In<double, 2>& worth, const In<int64_t, 1>& tile_of, int64_t sweeps,
+                              int64_t part) {
+    const Scores w = scores_of(worth);
+    require(int64_t(tile_of.shape(0)) == w.rows && part > 0, "a row has no tile.");
+    std::vector<int64_t> tiles(tile_of.data(), tile_of.data() + tile_of.shape(0));
+    for (int64_t t : tiles) require(t >= 0 && t < w.columns, "a tile has no worths.");
+    const size_t n = tiles.size();
+    tiles = released([&] { return exchange_rows(w, std::move(tiles), sweeps, part); });
+    return to_python(std::move(tiles), {n});
+}
+
 }  // namespace
 
 void bind_layouts(nb::module_& m) {
@@ -220,6 +231,8 @@ void bind_layouts(nb::module_& m) {
     m.def("replacement_gains", &py_replacement_gains, nb::arg("scores"), nb::arg("order"));
     m.def("permute_slots", &py_permute_slots, nb::arg("scores"), nb::arg("start"), nb::arg("sweeps"),
           nb::arg("threshold"));
+    m.def("exchange_rows", &py_exchange_rows, nb::arg("worth"), nb::arg("tile_of"), nb::arg("sweeps"),
+          nb::arg("part"));
 }
 
 }  // namespace tvw

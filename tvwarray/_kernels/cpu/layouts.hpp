@@ -7,6 +7,7 @@
 //   layouts_tiles.cpp      tvwarray/_slots.py, tvwarray/_tiles.py, tvwarray/_convert/build.py
 //   layouts_rows.cpp       tvwarray/_group_rows.py
 //   layouts_permute.cpp    tvwarray/_permute.py
+//   layouts_exchange.cpp   tvwarray/_exchange.py
 #pragma once
 
 #include <cstddef>
@@ -118,5 +119,9 @@ std::vector<double> replacement_gains(const Scores& scores, const std::vector<in
 // The order after swaps that gain more than `threshold` each.
 std::vector<int64_t> permute_slots(const Scores& scores, std::vector<int64_t> start, int64_t sweeps,
                                    double threshold);
+
+// ---- Exchange. `worth` is (rows, tiles), what each row keeps in each tile; a tile for each row in and out.
+std::vector<int64_t> exchange_rows(const Scores& worth, std::vector<int64_t> tile_of, int64_t sweeps,
+                                   int64_t part);
 
 }  // namespace tvw
