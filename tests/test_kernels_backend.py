@@ -139,9 +139,9 @@ def test_the_plan_lists_every_kernel(launcher: InterpreterLauncher) -> None:
     packed = backend.pack(product.storage)
     lines = str(backend.plan(packed, product.x)).splitlines()
     assert len(lines) == len(backend.plan(packed, product.x).candidates)
-    assert all(
-        "sm80_tvw_gemm float16 2:4" in line and " us (launch 3, memory " in line for line in lines
-    )
+    kernels = [line.split()[0] for line in lines]
+    assert set(kernels) == {"sm80_tvw_gemm", "sm90_tvw_gemm"}
+    assert all(" float16 2:4 " in line and " us (launch " in line for line in lines)
 
 
 def test_a_matrix_and_its_packed_form_go_together(launcher: InterpreterLauncher) -> None:

@@ -8,6 +8,12 @@ happened to run.
 
 `floor[b, w]` is the least of `seen[b, w]`: whatever stands at or below it is ordered, whoever did
 it. After a block-wide barrier that is everything, so one comparison settles nearly all accesses.
+
+The copy engine (``cp.async.bulk``) counts as one more warp, `engine`, with clocks of its own above
+those of warps: what it has written fails the comparison with `floor` and is always judged exactly.
+
+`shown[b, w, v]` is the last clock of warp v whose writes happen before what warp w does next AND
+have passed a ``fence.proxy.async`` on the way: what the asynchronous proxy may read.
 """
 
 from __future__ import annotations
@@ -18,9 +24,10 @@ import numpy.typing as npt
 from .errors import PtxError
 from .warp import LANES, Array, Warp
 
-__all__ = ["MAX_CLOCK", "Clocks", "LaneClock"]
+__all__ = ["ENGINE_CLOCK", "MAX_CLOCK", "Clocks", "LaneClock"]
 
-MAX_CLOCK = (1 << 20) - 1
+MAX_CLOCK = (1 << 19) - 1
+ENGINE_CLOCK = MAX_CLOCK + 1  # the copy engine's first clock
 
 
 class LaneClock:
@@ -40,9 +47,10 @@ class Clocks:
     """Clocks of a batch of `blocks` blocks with `warps` warps each."""
 
     def __init__(self, blocks: int, warps: int) -> None:
-        self.warps = warps
+        self.warps = self.engine = warps
         self.clock = np.ones((blocks, warps), np.int64)
-        self.seen = np.zeros((blocks, warps, warps), np.int64)
+        self.seen = np.zeros((blocks, warps, warps + 1), np.int64)
+        self.shown = np.zeros_like(self.seen)
         self.floor = np.zeros((blocks, warps), np.int64)
         self._lanes: dict[int, LaneClock] = {}
 
@@ -59,19 +67,23 @@ class Clocks:
         found: npt.NDArray[np.bool_] = self.seen[block, warp, other] >= clock
         return found
 
-    def publish(self, warp: int, rows: Array, waits: bool) -> Array:
+    def publish(self, warp: int, rows: Array, waits: bool, whole: bool = True) -> Array:
         """What `warp` hands over by arriving at a barrier in the blocks `rows`.
 
         A warp that does not wait goes on at a new clock, so that what it does next is not handed
-        over with the rest.
+        over with the rest. An arrival of some of its threads (not `whole`) hands over what the warp
+        did before its threads last synchronised.
 
         Returns
         -------
-        int array, shape (rows, warps)
-            Clocks that happen before the barrier.
+        int array, shape (rows, 2, warps + 1)
+            Clocks that happen before the barrier, and those of them that are shown to the
+            asynchronous proxy.
         """
-        known: Array = self.seen[rows, warp]
-        known[:, warp] = self.clock[rows, warp]
+        known = np.stack([self.seen[rows, warp], self.shown[rows, warp]], axis=1)
+        if whole:
+            known[:, 0, warp] = self.clock[rows, warp]
+        known[:, 1] = np.minimum(known[:, 1], known[:, 0])
         if not waits:
             self.clock[rows, warp] += 1
             self._refresh(rows)
@@ -83,19 +95,44 @@ class Clocks:
         Parameters
         ----------
         rows : int array
-        known : int array, shape (rows, warps)
+        known : int array, shape (rows, 2, warps + 1)
             Clocks which all those who arrived have handed over.
         received : bool array, shape (rows, warps)
             Warps which waited.
         """
         # One common clock for those who waited keeps `floor` tight: they did nothing since they
         # arrived, and clocks need only grow.
-        clock, seen = self.clock[rows], self.seen[rows]
+        clock, seen, shown = self.clock[rows], self.seen[rows], self.shown[rows]
         ahead = np.where(received, clock, 0).max(axis=1, keepdims=True) + 1
-        known = np.where(received, ahead - 1, known)
-        self.seen[rows] = np.where(received[:, :, None], np.maximum(seen, known[:, None]), seen)
+        order = known[:, 0].copy()
+        order[:, : self.warps] = np.where(received, ahead - 1, order[:, : self.warps])
+        some = received[:, :, None]
+        self.seen[rows] = np.where(some, np.maximum(seen, order[:, None]), seen)
+        self.shown[rows] = np.where(some, np.maximum(shown, known[:, None, 1]), shown)
         self.clock[rows] = np.where(received, ahead, clock)
         self._refresh(rows)
+
+    def acquire(self, warp: int, row: int, known: Array) -> None:
+        """`warp` waited in block `row` for something that hands over `known`, shape (2, warps + 1).
+
+        Its own clock is left as it is: nobody can hand over what it has not done.
+        """
+        own = self.seen[row, warp, warp], self.shown[row, warp, warp]
+        self.seen[row, warp] = np.maximum(self.seen[row, warp], known[0])
+        self.shown[row, warp] = np.maximum(self.shown[row, warp], known[1])
+        self.seen[row, warp, warp], self.shown[row, warp, warp] = own
+        self._refresh(np.array([row]))
+
+    def show(self, warp: int, rows: Array, whole: bool) -> None:
+        """Threads of `warp` executed a ``fence.proxy.async``: what they have seen is shown.
+
+        So are their own writes, if all of them executed it.
+        """
+        self.shown[rows, warp] = np.maximum(self.shown[rows, warp], self.seen[rows, warp])
+        if whole:
+            self.shown[rows, warp, warp] = self.clock[rows, warp]
+            self.clock[rows, warp] += 1
+            self._refresh(rows)
 
     def sync_warp(self, warp: int, rows: Array) -> None:
         """All threads of `warp` in the blocks `rows` passed a ``bar.warp.sync``."""
@@ -104,9 +141,9 @@ class Clocks:
         self._refresh(rows)
 
     def _refresh(self, rows: Array) -> None:
-        self.floor[rows] = self.seen[rows].min(axis=2)
+        self.floor[rows] = self.seen[rows, :, : self.warps].min(axis=2)
         self._lanes.clear()
         if self.clock.max() > MAX_CLOCK:
             raise PtxError(
-                "more than a million barriers in one launch: the clock of the race shadow is full"
+                "more than half a million barriers in one launch: the race shadow's clock is full"
             )

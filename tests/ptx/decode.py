@@ -70,6 +70,8 @@ class Code:
         Smallest shared-memory access of the kernel in bytes, at most 16.
     fences : bool
         The kernel may order blocks by itself.
+    single : bool
+        Blocks must run one at a time.
     registers : list of Unset
         What the registers hold at first.
     static : int
@@ -82,6 +84,7 @@ class Code:
     fences: bool
     registers: list[Unset]
     static: int
+    single: bool = False
 
 
 def take_modifiers(instruction: Instruction, allowed: Iterable[str]) -> set[str]:
@@ -193,4 +196,4 @@ def decode(kernel: Kernel, symbols: dict[str, tuple[str, int]], static: int = 0)
             op = _guarded(op, instruction.guard, pc, entry.control)
         ops.append(op)
     registers = [Unset(register.name) for register in kernel.registers]
-    return Code(kernel, ops, decoder.grain, decoder.fences, registers, static)
+    return Code(kernel, ops, decoder.grain, decoder.fences, registers, static, decoder.single)

@@ -10,6 +10,7 @@ so an instruction raises only what and why.
 from __future__ import annotations
 
 __all__ = [
+    "AccumulatorInUse",
     "BarrierDeadlock",
     "BarrierMisuse",
     "DivergentCollective",
@@ -91,7 +92,8 @@ class RaceError(PtxError):
     kind : str
         ``"MissingBarrier"``: other warp, no barrier between; ``"MissingWarpSync"``: other lane of
         the same warp, no ``bar.warp.sync`` between; ``"MissingWait"``: bytes of a ``cp.async`` in
-        flight were read; ``"WriteInFlight"``: they were written; ``"WriteAfterRead"``: bytes
+        flight were read; ``"MissingFence"``: the asynchronous proxy reads what no proxy fence has
+        shown it; ``"WriteInFlight"``: they were written; ``"WriteAfterRead"``: bytes
         overwritten which another thread may still read; ``"SameInstruction"``: two lanes of one
         store write the same bytes; ``"CrossBlock"``: two blocks touch the same global bytes and one
         of them writes.
@@ -116,6 +118,10 @@ class BarrierDeadlock(PtxError):
 
 class BarrierMisuse(PtxError):
     """Barrier number, thread count or arrivals break the rules."""
+
+
+class AccumulatorInUse(PtxError):
+    """A register of a wgmma was used before the wait, or without the fence that it needs."""
 
 
 class Livelock(PtxError):

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .barriers import Barriers
+from .bulk import BulkCopies
 from .clocks import Clocks
 from .copies import AsyncCopies
+from .mbarrier import MBarriers
 from .memory import GlobalMemory
+from .products import Products
+from .registers import RegisterPool
 from .report import Counters
 from .shared import SharedMemory
 from .warp import LANES, Array, Warp
@@ -70,9 +74,21 @@ class Launch:
         self.clocks = Clocks(self.blocks, geometry.warps)
         self.shared = SharedMemory(self.clocks, self.blocks, geometry.shared_bytes, grain)
         self.barriers = Barriers(self.clocks, self.blocks, geometry.warps, geometry.threads)
+        self.mbarriers = MBarriers(self.clocks, self.shared)
+        self.bulk = BulkCopies(self.shared, self.mbarriers)
+        self.registers = RegisterPool(geometry.warps)
+
+    def new_products(self, warp: Warp) -> Products:
+        return Products(self.shared, warp)
 
     def new_copies(self, warp: Warp) -> AsyncCopies:
         return AsyncCopies(self.shared, warp.size)
+
+    def finish(self, warps: list[Warp]) -> None:
+        """Every thread has left: nothing may be under way, and warpgroups must have agreed."""
+        self.bulk.finish()
+        for warp in warps:
+            warp.products.finish(warps[warp.number // 4 * 4])
 
     def thread_words(self, warp: Warp) -> Array:
         """Writer words of global memory: clock above bit 40, grid-wide thread number + 1 below."""

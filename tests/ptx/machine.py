@@ -189,6 +189,8 @@ class Interpreter:
             # A writer word and a reader word for each warp, four bytes each.
             bytes_each += geometry.shared_bytes // code.grain * 4 * (geometry.warps + 1)
         size = max(1, min(self.batch, _BATCH_BYTES // max(1, bytes_each)))
+        if code.single:
+            size = 1
         return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 

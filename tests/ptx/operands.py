@@ -79,12 +79,15 @@ class Decoder:
         Smallest shared-memory access seen so far, in bytes.
     fences : bool
         The kernel has fences or atomics that may order blocks.
+    single : bool
+        Registers may belong to a wgmma under way, which is kept for one block at a time.
     """
 
     kernel: Kernel
     symbols: dict[str, tuple[str, int]]
     grain: int = 16
     fences: bool = False
+    single: bool = False
     pc: int = 0
 
     # -- reading operands ------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from . import (
     ops_float,
     ops_half,
     ops_integer,
+    ops_mbarrier,
     ops_memory,
     ops_tensor,
+    ops_wgmma,
 )
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "ops_float",
     "ops_half",
     "ops_integer",
+    "ops_mbarrier",
     "ops_memory",
     "ops_tensor",
+    "ops_wgmma",
 ]

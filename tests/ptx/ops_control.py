@@ -75,7 +75,8 @@ def _nanosleep(d: Decoder, ins: Instruction) -> Op:
 @opcode("membar", "fence")
 def _fence(d: Decoder, ins: Instruction) -> Op:
     """Memory is sequentially consistent here; a fence only says that the kernel may order blocks by
-    itself.
+    itself. But ``fence.proxy.async`` shows shared memory to the asynchronous proxy, and
+    ``fence.mbarrier_init`` does so for mbarriers.
     """
     take_modifiers(
         ins,
@@ -93,9 +94,28 @@ def _fence(d: Decoder, ins: Instruction) -> Op:
             "mbarrier_init",
         },
     )
+    if "mbarrier_init" in ins.modifiers:
+        return _publish_mbarriers
+    if ins.modifiers[:2] == ("proxy", "async"):
+        return _show
     if {"gpu", "sys", "gl", "cluster"} & set(ins.modifiers):
         d.fences = True
     return lambda w, mask: None
+
+
+def _publish_mbarriers(w: Warp, mask: Mask) -> None:
+    for block in np.unique(w.block[w.as_bools(mask)]):
+        w.launch.mbarriers.publish(w, int(block))
+
+
+def _show(w: Warp, mask: Mask) -> None:
+    active = w.as_bools(mask).reshape(-1, LANES)
+    alive = w.alive.reshape(-1, LANES)
+    whole = (active == alive).all(axis=1)
+    for rows, all_of_it in ((whole, True), (~whole & active.any(axis=1), False)):
+        if rows.any():
+            w.launch.clocks.show(w.number, np.flatnonzero(rows), all_of_it)
+    _publish_mbarriers(w, mask)
 
 
 @opcode("bar", "barrier", control=True)

@@ -1,6 +1,5 @@
-"""``cp.async``: copies from global to shared memory that land when waited for.
-
-Bulk copies (``cp.async.bulk``) and ``mbarrier`` belong here once they are needed.
+"""``cp.async``: copies from global to shared memory that land when waited for; ``cp.async.bulk``:
+those that signal an mbarrier.
 """
 
 from __future__ import annotations
@@ -36,9 +35,34 @@ def _cp(d: Decoder, ins: Instruction) -> Op:
         if not isinstance(newest, Immediate):
             raise InvalidOperand("cp.async.wait_group takes a constant")
         return _wait(int(newest.value))
+    if form == "bulk":
+        return _bulk(d, ins)
     if form in ("ca", "cg"):
         return _copy(d, ins, form)
     raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+
+
+def _bulk(d: Decoder, ins: Instruction) -> Op:
+    """``cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [dst], [src], size, [mbar]``,
+    by each active thread.
+    """
+    place, *rest = ins.modifiers[2:]
+    if place not in ("shared::cta", "shared::cluster") or rest != [
+        "global",
+        "mbarrier::complete_tx::bytes",
+    ]:
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+    target, source = d.address(ins.operands[0]), d.address(ins.operands[1])
+    size, barrier = d.src(ins.operands[2], "u32"), d.address(ins.operands[3])
+
+    def op(w: Warp, mask: Mask) -> None:
+        to, start, nbytes, at = target(w), source(w), w.whole(size(w)), barrier(w)
+        for lane in np.flatnonzero(w.as_bools(mask)):
+            w.launch.bulk.issue(
+                w, int(lane), int(to[lane]), int(start[lane]), int(nbytes[lane]), int(at[lane])
+            )
+
+    return op
 
 
 def _commit(w: Warp, mask: Mask) -> None:

@@ -70,7 +70,7 @@ _TABLES: dict[str, Array] = {
 }
 
 
-def _values(raw: Array, kind: str) -> Array:
+def values_of(raw: Array, kind: str) -> Array:
     """Register bits, shape (registers, blocks * 32), as float64 elements, shape (registers, blocks
     * 32, per).
     """
@@ -85,7 +85,7 @@ def _values(raw: Array, kind: str) -> Array:
     return table.take(raw.view(unit)).reshape(*raw.shape, -1)
 
 
-def _gather(elements: Array, fragment: Fragment, blocks: int) -> Array:
+def gather(elements: Array, fragment: Fragment, blocks: int) -> Array:
     """Elements in fragment order to matrices, shape (blocks, rows, cols)."""
     registers, _, per = elements.shape
     by_block = (
@@ -95,7 +95,7 @@ def _gather(elements: Array, fragment: Fragment, blocks: int) -> Array:
     return out
 
 
-def _scatter(matrices: Array, fragment: Fragment) -> Array:
+def scatter(matrices: Array, fragment: Fragment) -> Array:
     """Matrices to registers, shape (registers, blocks * 32, per)."""
     flat = matrices.reshape(len(matrices), -1)
     found = flat.take(fragment.scatter, axis=1)
@@ -131,7 +131,7 @@ def _dense_source(span: int) -> Array:
 _SOURCES = {2: _dense_source(2), 4: _dense_source(4)}
 
 
-def _expand(
+def expand(
     stored: Array, words: Array, selector: int, shape: Shape, ordered: bool
 ) -> tuple[Array, Array]:
     """Stored values, shape (blocks, 16, k / 2), to the dense operand, by the metadata words, shape
@@ -152,7 +152,7 @@ def _expand(
     return dense, ~_rules(ordered, span).take(nibbles)
 
 
-def _check_metadata(wrong: Array, mask: Mask, selector: int, shape: Shape) -> None:
+def check_metadata(wrong: Array, mask: Mask, selector: int, shape: Shape) -> None:
     """Refuse the first invalid nibble of an active block."""
     if not wrong.any():
         return
@@ -246,7 +246,7 @@ def _addend(form: _Form, raw: Array) -> Array:
         return raw.view(np.int32).astype(np.float64)[:, :, None]
     if form.c == "f32":
         return raw.view(np.float32).astype(np.float64)[:, :, None]
-    return _values(raw, form.c)
+    return values_of(raw, form.c)
 
 
 # Register bits to matrices, and the metadata nibbles which are not valid.
@@ -286,24 +286,24 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
 
     def make_a(w: Warp) -> Make:
         def make(raw: Array) -> tuple[Array, Array | None]:
-            stored = _gather(_values(raw[: len(a)], form.a), shape.a, w.blocks)
+            stored = gather(values_of(raw[: len(a)], form.a), shape.a, w.blocks)
             if not words:
                 return stored, None
-            return _expand(stored, raw[-1].reshape(-1, LANES), selector, shape, form.ordered)
+            return expand(stored, raw[-1].reshape(-1, LANES), selector, shape, form.ordered)
 
         return make
 
     def inner(w: Warp, mask: Mask) -> None:
         left, wrong = _kept(w, a_key, a + words, make_a(w))
         if wrong is not None:
-            _check_metadata(wrong, mask, selector, shape)
+            check_metadata(wrong, mask, selector, shape)
         right, _ = _kept(
-            w, b_key, b, lambda raw: (_gather(_values(raw, form.b), shape.b, w.blocks), None)
+            w, b_key, b, lambda raw: (gather(values_of(raw, form.b), shape.b, w.blocks), None)
         )
-        addend = _gather(
+        addend = gather(
             _addend(form, np.stack([w.regs[i].view(w.regs[i].dtype) for i in c])), sums, w.blocks
         )
-        result = _scatter(_finish(form, np.matmul(left, right) + addend), sums)
+        result = scatter(_finish(form, np.matmul(left, right) + addend), sums)
         store = np.uint64 if form.d == "f64" else np.uint32
         for i, index in enumerate(out):
             w.put(index, mask, result[i].reshape(-1).view(store))

@@ -39,18 +39,27 @@ class Batch:
 
     def run(self) -> None:
         """Run round after round; in each, every warp goes as far as it can."""
+        idle = 0  # rounds in which threads only polled, and nothing happened
         while True:
+            events = self.launch.mbarriers.events
             for number in self.turns(len(self.warps)):
                 self._run_warp(self.warps[number])
             moved = self.launch.barriers.resolve(self.warps)
+            moved |= self.launch.bulk.land() or self.launch.mbarriers.events != events
+            polls = False
             for warp in self.warps:
                 parked, warp.parked = warp.parked, {}
                 for pc, mask in parked.items():
                     warp.add(pc, mask)
-                    moved = True
+                    moved |= pc not in warp.polling
+                    polls = True
+                warp.polling.clear()
             if all(warp.done for warp in self.warps):
+                self.launch.finish(self.warps)
                 return
-            if not moved:
+            idle = 0 if moved else idle + 1
+            # Who polls for the first time has run up to there, which may have been progress.
+            if not moved and (not polls or idle > 1):
                 raise self._stuck()
 
     def _run_warp(self, warp: Warp) -> None:
@@ -114,6 +123,13 @@ class Batch:
                 )
                 self._locate(divergent, warp)
                 return divergent
+        polling = next((w for w in self.warps if w.ready), None)
+        if polling is not None:
+            polling.pc = min(polling.ready)
+            mask = polling.as_bools(polling.ready[polling.pc])
+            error = self.launch.mbarriers.deadlock(int(np.flatnonzero(mask)[0]))
+            self._locate(error, polling)
+            return error
         error = self.launch.barriers.deadlock(self.warps)
         waiting = next(w for w in self.warps if w.waiting)
         waiting.pc = waiting.waiting[0].resume - 1

@@ -20,12 +20,14 @@ __all__ = ["Shadow"]
 Lanes = npt.NDArray[np.intp] | None
 
 # Writer word: in-flight bit, 20 bits of clock, 11 bits of who: thread + 1, or ATOMIC + warp for an
-# atomic, or COLLECTIVE + warp for stmatrix, whose rows come from several threads.
+# atomic, or COLLECTIVE + warp for stmatrix, whose rows come from several threads, or ENGINE for a
+# bulk copy.
 _FLIGHT = np.uint32(1 << 31)
 _WHO_BITS = 11
 _WHO = np.uint32((1 << _WHO_BITS) - 1)
 _ATOMIC = 1025
 _COLLECTIVE = _ATOMIC + 32
+_ENGINE = _COLLECTIVE + 32
 # Reader word: clock, 6 bits of lane; SEVERAL means more than one lane read at that clock.
 _LANE_BITS = 6
 _SEVERAL = 32
@@ -51,6 +53,9 @@ class Shadow:
         count = blocks * size // grain
         self.writer = np.zeros(count, np.uint32)
         self.readers = np.zeros((count, self.warps), np.int32)
+        # How many wgmma under way read each 16 bytes; made when the first one starts.
+        self.under_way: npt.NDArray[np.int32] | None = None
+        self._chunks = blocks * size // 16
 
     # -- accesses --------------------------------------------------------------------------------
     # `rows` counts accesses of `per` granules each from the start of the batch's memory: an access
@@ -123,6 +128,68 @@ class Shadow:
         self._check_write(warp, lanes, rows, per, atomic=True)
         self._note_warp(warp, lanes, rows, per, _ATOMIC)
 
+    def land_bulk(self, rows: Array, per: int, clock: int) -> None:
+        """A bulk copy has arrived: it counts as written by the copy engine at its `clock`."""
+        self.writer.reshape(-1, per)[rows] = np.uint32(clock << _WHO_BITS | _ENGINE)
+
+    def start_async_read(self, warp: Warp, chunks: Array) -> None:
+        """Check that the asynchronous proxy may read these 16-byte chunks, on behalf of `warp`.
+
+        They belong to the reader until `end_async_read`.
+        """
+        per = 16 // self.grain
+        found = self.writer.reshape(-1, per).take(chunks, axis=0).astype(np.int64)
+        if not found.all():
+            raise UninitialisedRead("wgmma reads shared memory that nobody wrote")
+        if (found & int(_FLIGHT)).any():
+            raise RaceError("MissingWait", "wgmma reads bytes that are still in flight")
+        who, clock = found & int(_WHO), found >> _WHO_BITS
+        other = self._author(who)
+        block = chunks * 16 // (self._chunks * 16 // warp.blocks)
+        clocks, me = self.clocks, warp.number
+        seen = clocks.seen[block[:, None], me, other] >= clock
+        # A thread's own writes are ordered for itself, but not shown.
+        unordered = ~seen & (other != me)
+        if unordered.any():
+            at = tuple(np.argwhere(unordered)[0])
+            raise RaceError(
+                "MissingBarrier",
+                f"shared memory written by {self._describe(int(who[at]), int(other[at]))} is read "
+                "by wgmma with nothing between that orders them",
+            )
+        hidden = (clocks.shown[block[:, None], me, other] < clock) & (other != clocks.engine)
+        if hidden.any():
+            at = tuple(np.argwhere(hidden)[0])
+            raise RaceError(
+                "MissingFence",
+                f"shared memory written by {self._describe(int(who[at]), int(other[at]))} is read "
+                "by wgmma with no fence.proxy.async between",
+            )
+        if self.under_way is None:
+            self.under_way = np.zeros(self._chunks, np.int32)
+        self.under_way[chunks] += 1
+
+    def end_async_read(self, warp: Warp, chunks: Array) -> None:
+        """The reads are done, as far as `warp` knows: it has waited for them."""
+        assert self.under_way is not None
+        self.under_way[chunks] -= 1
+        clock = int(self.clocks.of(warp).clock[0])
+        plane = self.readers.reshape(-1, 16 // self.grain, self.warps)[:, :, warp.number]
+        plane[chunks] = clock << _LANE_BITS | _SEVERAL
+
+    def _author(self, who: Array) -> Array:
+        """The warp (or the engine) that a writer word names."""
+        other = np.where(who >= _ATOMIC, (who - _ATOMIC) % 32, (who - 1) // LANES)
+        found: Array = np.where(who == _ENGINE, self.clocks.engine, other)
+        return found
+
+    def _describe(self, who: int, other: int) -> str:
+        if who == _ENGINE:
+            return "a bulk copy"
+        if who >= _ATOMIC:
+            return f"{'stmatrix' if who >= _COLLECTIVE else 'an atomic'} of warp {other}"
+        return f"thread {who - 1}"
+
     def _note_warp(self, warp: Warp, lanes: Lanes, rows: Array, per: int, who: int) -> None:
         """The writer is the warp as a whole."""
         clock = self.clocks.of(warp).clock
@@ -140,6 +207,15 @@ class Shadow:
     ) -> None:
         now = self.clocks.of(warp)
         floor = now.floor if lanes is None else now.floor[lanes]
+        if self.under_way is not None:
+            chunks = rows * per * self.grain // 16
+            if self.under_way[chunks].any():
+                at = int(np.flatnonzero(self.under_way[chunks])[0])
+                raise RaceError(
+                    "WriteAfterRead",
+                    "shared memory is overwritten which a wgmma under way reads",
+                    lane=_lane(lanes, at),
+                )
         found = self.writer.reshape(-1, per).take(rows, axis=0)
         if atomic and not found.all():
             at = int(np.flatnonzero((found == 0).any(axis=1))[0])
@@ -195,17 +271,13 @@ class Shadow:
         """
         who = (word & _WHO).astype(np.int64)
         clock = (word >> np.uint32(_WHO_BITS)).astype(np.int64)
-        other = np.where(who >= _ATOMIC, (who - _ATOMIC) % 32, (who - 1) // LANES)
+        other = self._author(who)
         ordered = self.clocks.ordered(where // LANES, warp.number, other, clock)
         wrong = ~ordered if collective else ~ordered & (who - 1 != warp.thread[where])
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             same = int(other[i]) == warp.number
-            author = f"thread {who[i] - 1}"
-            if who[i] >= _ATOMIC:
-                author = (
-                    f"{'stmatrix' if who[i] >= _COLLECTIVE else 'an atomic'} of warp {other[i]}"
-                )
+            author = self._describe(int(who[i]), int(other[i]))
             raise RaceError(
                 "MissingWarpSync" if same else "MissingBarrier",
                 f"shared memory written by {author} is {verb} with no "

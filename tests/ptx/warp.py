@@ -21,6 +21,7 @@ from .errors import UninitialisedRegister
 if TYPE_CHECKING:
     from .copies import AsyncCopies
     from .launch import Launch
+    from .products import Products
 
 __all__ = ["LANES", "Array", "Mask", "Unset", "Waiting", "Warp"]
 
@@ -89,10 +90,13 @@ class Warp:
         # Fragments that gave way (nanosleep, a failed try_wait, a used-up time slice); ready again
         # next round.
         self.parked: dict[int, Mask] = {}
+        # Where parked fragments only poll an mbarrier.
+        self.polling: set[int] = set()
         self.waiting: list[Waiting] = []
         self.special: dict[str, Array] = {}
         self.carry: Array = np.zeros(self.size, np.uint64)
         self.copies: AsyncCopies = launch.new_copies(self)
+        self.products: Products = launch.new_products(self)
         self.local: Array | None = None
         # Expanded matrix fragments with the register arrays they were made from.
         self.fragments: dict[tuple[object, ...], tuple[list[Array], Array, Array | None]] = {}
@@ -124,8 +128,13 @@ class Warp:
                 mask = self.alive
         self.ready[pc] = mask
 
-    def park(self, pc: int, mask: Mask) -> None:
-        """Let others run first; the threads are ready again in the next round."""
+    def park(self, pc: int, mask: Mask, *, polls: bool = False) -> None:
+        """Let others run first; the threads are ready again in the next round.
+
+        With `polls` they only look again whether something has happened.
+        """
+        if polls:
+            self.polling.add(pc)
         held = self.parked.get(pc)
         self.parked[pc] = mask if held is None else self.as_bools(mask) | held
 

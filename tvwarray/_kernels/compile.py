@@ -24,19 +24,53 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tvwarray._errors import BackendError
-from tvwarray._kernels.config import KernelConfig
 
 CACHE_VARIABLE: Final = "TVWARRAY_CACHE_DIR"
 """The environment variable that says where compiled kernels are kept."""
 
-HEADERS: Final = ("ptx.cuh", "layout.cuh")
+HEADERS: Final = {
+    "sm80_tvw_gemm": ("ptx.cuh", "layout.cuh"),
+    "sm90_tvw_gemm": ("sm90_ptx.cuh", "sm90_layout.cuh"),
+}
+"""The shipped headers that each kernel file includes."""
 
 FLAGS: Final = ("--std=c++17", "--ptxas-options=-v")
 
 _PARTS: Final = ("kernel.ptx", "kernel.cubin", "log.txt")
+
+
+class Config(Protocol):
+    """What is compiled: the constants of a kernel, as text, and what a launch of it takes."""
+
+    @property
+    def kernel(self) -> str:
+        """The source file, and the name of the kernel in it."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        ...
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        ...
+
+    def refusal(self) -> str:
+        """Return which rule of the kernel this config breaks, or an empty string."""
+        ...
+
+    def target(self, architecture: str) -> str:
+        """Return what to compile for, on a device of `architecture`."""
+        ...
+
+    def headers(self) -> dict[str, str]:
+        """Return the texts of the headers that are made from the config, by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,7 @@ class CompiledKernel:
     """A kernel for one config and one architecture."""
 
     name: str
-    config: KernelConfig
+    config: Config
     architecture: str
     folder: Path
     """Where ``kernel.ptx``, ``kernel.cubin`` and ``log.txt`` lie."""
@@ -97,13 +131,13 @@ class Usage:
 
 
 def compile_kernel(
-    config: KernelConfig, architecture: str, sources: Mapping[str, str] | None = None
+    config: Config, architecture: str, sources: Mapping[str, str] | None = None
 ) -> CompiledKernel:
     """Return the kernel of `config` for `architecture`, compiled now or earlier.
 
     Parameters
     ----------
-    config : KernelConfig
+    config : Config
     architecture : str
         As in the name of a target: "80" for sm_80, "90a" for sm_90a.
     sources : mapping of str to str, optional
@@ -117,7 +151,8 @@ def compile_kernel(
     """
     if reason := config.refusal():
         raise BackendError(f"{config} breaks a rule of the kernel: {reason}.")
-    texts = {**shipped_sources(config.kernel), **(sources or {}), "config.cuh": config.header()}
+    architecture = config.target(architecture)
+    texts = {**shipped_sources(config.kernel), **(sources or {}), **config.headers()}
     folder = compile_source(f"{config.kernel}.cu", texts, architecture)
     return CompiledKernel(config.kernel, config, architecture, folder)
 
@@ -151,7 +186,8 @@ def compile_source(main: str, texts: Mapping[str, str], architecture: str) -> Pa
 def shipped_sources(kernel: str) -> Mapping[str, str]:
     """Return the texts of the kernel file and of the headers it includes, by name."""
     package = resources.files("tvwarray._kernels")
-    return {name: package.joinpath(name).read_text() for name in (f"{kernel}.cu", *HEADERS)}
+    names = (f"{kernel}.cu", *HEADERS[kernel])
+    return {name: package.joinpath(name).read_text() for name in names}
 
 
 def cache_folder() -> Path:

@@ -107,6 +107,14 @@ class KernelConfig:
             return "the result does not fit into the ring through which it is stored"
         return ""
 
+    def target(self, architecture: str) -> str:
+        """Return what to compile for, on a device of `architecture`."""
+        return architecture
+
+    def headers(self) -> dict[str, str]:
+        """Return the texts of the headers that are made from the config, by name."""
+        return {"config.cuh": self.header()}
+
     def header(self) -> str:
         """Return the text of ``config.cuh``."""
         lines = ["#pragma once", "namespace config {"]

@@ -19,6 +19,8 @@ from tvwarray._kernels.compile import CompiledKernel, compile_kernel
 from tvwarray._kernels.config import KernelConfig
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
+from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.pack import PackedMatrix, Tiles
 from tvwarray._kernels.select import Choice, choose
 from tvwarray._kernels.tuned import measured
@@ -190,7 +192,7 @@ def multiply(
     packed: PackedMatrix,
     x: Array,
     out: Array | None = None,
-    config: KernelConfig | None = None,
+    config: KernelConfig | HopperConfig | None = None,
 ) -> Array:
     """Return ``A @ x``, by one launch.
 
@@ -205,7 +207,7 @@ def multiply(
     out : array, shape (rows, n), of A's dtype, optional
         Written where it lies if its rows are contiguous; 16 bytes at a time where its rows begin
         at multiples of 16 bytes, else 2 bytes at a time.
-    config : KernelConfig, optional
+    config : KernelConfig or HopperConfig, optional
         The kernel to run, instead of the one `choose_config` ranks first.
 
     Raises
@@ -222,7 +224,7 @@ def _multiply(
     packed: PackedMatrix,
     x: Array,
     out: Array | None,
-    config: KernelConfig | None,
+    config: KernelConfig | HopperConfig | None,
 ) -> Array:
     (rows, cols), n = packed.shape, int(x.shape[1])
     xp = array_namespace(packed.values)
@@ -237,27 +239,35 @@ def _multiply(
     pitch = _row_pitch(out)
     y = out if pitch >= n else xp.empty((rows, n), dtype=x.dtype, device=device_of(x))
     x = _readable(launcher, x)
-    work = packed.work_list(config.block_rows)
-    entries, n_blocks = int(work.shape[0]), -(-n // config.block_n)
+    n_blocks = -(-n // config.block_n)
     strip_bytes = 2 * max(cols, 1) * config.block_n
     strip = min(n_blocks, max(1, device.l2_bytes // 3 // strip_bytes))
+    a: tuple[Array, ...]
+    if isinstance(config, HopperConfig):
+        slabs = slabs_of(packed)
+        work, a = slabs.work_list(config.block_rows), (slabs.slabs,)
+    else:
+        work, a = packed.work_list(config.block_rows), (packed.values, packed.meta)
+    entries = int(work.shape[0])
+    grid = entries * n_blocks
+    if isinstance(config, HopperConfig):  # its blocks take one item after another
+        grid = min(grid, device.multiprocessors)
     args = (
-        x, _row_pitch(x), y, _row_pitch(y),
-        packed.values, packed.meta, packed.cols, packed.rows, work,
+        x, _row_pitch(x), y, _row_pitch(y), *a, packed.cols, packed.rows, work,
         entries, n, n_blocks, strip,
     )  # fmt: skip
-    launcher.launch(kernel, entries * n_blocks, args, x)
+    launcher.launch(kernel, grid, args, x)
     if y is not out:
         out[...] = y
     return out
 
 
 @cache
-def _compiled(config: KernelConfig, architecture: str) -> CompiledKernel:
+def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> CompiledKernel:
     return compile_kernel(config, architecture)
 
 
-def _best(packed: PackedMatrix, n: int, device: Device) -> KernelConfig:
+def _best(packed: PackedMatrix, n: int, device: Device) -> KernelConfig | HopperConfig:
     choice = choose_config(packed, n, device)
     if choice.config is None:
         raise BackendError(

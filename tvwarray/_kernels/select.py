@@ -14,6 +14,8 @@ from tvwarray._dtypes import BFLOAT16, FLOAT16, DType
 from tvwarray._kernels.config import KernelConfig
 from tvwarray._kernels.cost import Prediction, Problem, predict
 from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
+from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
+from tvwarray._kernels.hopper.cost import predict_hopper
 
 RESERVED_SHARED: Final = 1024
 """Bytes of shared memory that the system takes of every block."""
@@ -57,7 +59,7 @@ DENSE_SHAPES: Final = (
 class Candidate(NamedTuple):
     """A config and what was found about it."""
 
-    config: KernelConfig
+    config: KernelConfig | HopperConfig
     prediction: Prediction | None
     """None if refused."""
     refusal: str
@@ -77,7 +79,7 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
     @property
-    def config(self) -> KernelConfig | None:
+    def config(self) -> KernelConfig | HopperConfig | None:
         """The best candidate that is not refused, or None."""
         best = self.candidates[0] if self.candidates else None
         return best.config if best and not best.refusal else None
@@ -88,7 +90,7 @@ class Choice:
 
 
 def configs(architecture: str, dtype: DType, sparse: bool) -> tuple[KernelConfig, ...]:
-    """Return the configs that are shipped for an architecture, in order of preference."""
+    """Return the configs of ``sm80_tvw_gemm`` for an architecture, in order of preference."""
     per_block, per_multiprocessor = SHARED_LIMITS[generation(architecture)]
     found = []
     for shape in SPARSE_SHAPES if sparse else DENSE_SHAPES:
@@ -107,11 +109,10 @@ def configs(architecture: str, dtype: DType, sparse: bool) -> tuple[KernelConfig
 
 
 def choose(problem: Problem, device: Device) -> Choice:
-    """Rank the shipped configs for a problem on a device."""
-    candidates = [
-        _judge(config, problem, device)
-        for config in configs(device.architecture, problem.dtype, problem.sparse)
-    ]
+    """Rank the shipped configs of both kernels for a problem on a device."""
+    what = device.architecture, problem.dtype, problem.sparse
+    shipped: list[KernelConfig | HopperConfig] = [*configs(*what), *hopper_configs(*what)]
+    candidates = [_judge(config, problem, device) for config in shipped]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
 
@@ -128,7 +129,7 @@ def _seconds(candidate: Candidate) -> float:
     return candidate.prediction.seconds if candidate.prediction else inf
 
 
-def _judge(config: KernelConfig, problem: Problem, device: Device) -> Candidate:
+def _judge(config: KernelConfig | HopperConfig, problem: Problem, device: Device) -> Candidate:
     refusal = config.refusal()
     if not refusal and config.shared_bytes > device.shared_per_block:
         refusal = (
@@ -137,4 +138,8 @@ def _judge(config: KernelConfig, problem: Problem, device: Device) -> Candidate:
         )
     if problem.dtype not in (FLOAT16, BFLOAT16):
         refusal = f"needs float16 or bfloat16, got {problem.dtype.name}"
-    return Candidate(config, None if refusal else predict(config, problem, device), refusal)
+    if refusal:
+        return Candidate(config, None, refusal)
+    if isinstance(config, HopperConfig):
+        return Candidate(config, predict_hopper(config, problem, device), "")
+    return Candidate(config, predict(config, problem, device), "")

@@ -1,0 +1,209 @@
+"""``wgmma``: asynchronous products of a warpgroup, A or B (or both) in shared memory.
+
+A warpgroup is four warps; warp w of it holds rows 16 w to 16 w + 15 of the 64, in A, D and the
+metadata. So each warp is executed by itself; that the four have started the same products is
+compared when they end.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from .decode import aligned, opcode, take_modifiers
+from .errors import IllegalSelector, InvalidOperand, OutOfBounds, UnknownOpcode
+from .operands import Decoder, Op
+from .ops_tensor import check_metadata, expand, gather, scatter, values_of
+from .products import Product
+from .program import Immediate, Instruction, Operand, Register, Vector
+from .tensor import Shape, find_shape
+from .warp import Array, Mask, Warp
+from .wgmma import Descriptor, accumulators
+
+_SHAPE = re.compile(r"m64n(\d+)k(\d+)")
+_TYPES = {"f16": "f16", "bf16": "bf16"}
+_DEPTH = {True: 32, False: 16}  # k of 16-bit types, sparse and dense
+_TILE = {True: "m16n8k32", False: "m16n8k16"}  # the shape whose A a warp's part of A is
+
+
+@opcode("wgmma", control=True)
+def _wgmma(d: Decoder, ins: Instruction) -> Op:
+    d.single = True
+    kind = ins.modifiers[0]
+    if kind == "mma_async":
+        return _mma(d, ins)
+    take_modifiers(ins, {kind, "sync", "aligned"})
+    if kind == "fence":
+        return aligned(lambda w, mask: w.products.fence(), d.pc, "wgmma.fence")
+    if kind == "commit_group":
+        return aligned(lambda w, mask: w.products.commit(), d.pc, "wgmma.commit_group")
+    if kind == "wait_group":
+        newest = ins.operands[0]
+        if not isinstance(newest, Immediate):
+            raise InvalidOperand("wgmma.wait_group takes a constant")
+        return _wait(d, int(newest.value))
+    raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+
+
+def _wait(d: Decoder, newest: int) -> Op:
+    def inner(w: Warp, mask: Mask) -> None:
+        for registers, values in w.products.wait(newest):
+            columns = values.shape[-1]
+            found = scatter(values[None], accumulators(columns))
+            for index, value in zip(registers, found, strict=True):
+                w.put(index, None, np.ascontiguousarray(value[:, 0]).view(np.uint32))
+            w.products.returned(registers)
+        # All threads of the warp have come here, and what they read for the products is behind.
+        w.launch.clocks.sync_warp(w.number, np.array([0]))
+
+    return aligned(inner, d.pc, "wgmma.wait_group")
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the modifiers and constants of ``wgmma.mma_async`` say."""
+
+    columns: int
+    depth: int
+    kind: str
+    shape: Shape
+    sparse: bool
+    selector: int
+    a_registers: list[int]
+    sums: tuple[int, ...]
+    metadata: list[int]
+    transposed_a: bool
+    transposed_b: bool
+
+
+def _form(ins: Instruction) -> tuple[_Form, list[Operand]]:
+    """The form, and the operands that are read at run time: descriptors (A's may be missing), scale
+    of D.
+    """
+    rest = list(ins.modifiers[1:])
+    sparse = rest[:1] == ["sp"]
+    rest = rest[sparse:]
+    match = (
+        _SHAPE.fullmatch(rest[2]) if len(rest) == 6 and rest[:2] == ["sync", "aligned"] else None
+    )
+    if match is None or rest[3] != "f32" or rest[4] not in _TYPES or rest[4] != rest[5]:
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+    columns, depth = int(match[1]), int(match[2])
+    if columns % 8 or not 8 <= columns <= 256 or depth != _DEPTH[sparse]:
+        raise UnknownOpcode(f"{ins.mnemonic} does not exist")
+    shape = find_shape(_TILE[sparse], "half", sparse)
+    assert shape is not None
+    operands = list(ins.operands)
+    sums = _registers(operands.pop(0), columns // 2)
+    a = operands.pop(0)
+    a_registers = _registers(a, shape.a.registers) if isinstance(a, Vector) else []
+    b = operands.pop(0)
+    metadata, selector = [], 0
+    if sparse:
+        word, which = operands.pop(0), operands.pop(0)
+        metadata = _registers(Vector((word,)), 1)
+        selector = _constant(which, "the sparsity selector")
+        if selector not in (0, 1):
+            raise IllegalSelector(f"sparsity selector {selector}; this shape allows 0 and 1")
+    scale = operands.pop(0)
+    signs = [_constant(operands.pop(0), "a sign") for _ in range(2)]
+    if signs != [1, 1]:
+        raise UnknownOpcode(f"{ins.mnemonic} with a negated operand is not supported")
+    transposed = [bool(_constant(x, "a transposition")) for x in operands]
+    if len(transposed) != (1 if a_registers else 2):
+        raise InvalidOperand(f"{ins.mnemonic} has {len(ins.operands)} operands")
+    form = _Form(
+        columns, depth, rest[4], shape, sparse, selector, a_registers, tuple(sums), metadata,
+        not a_registers and transposed[0], transposed[-1],
+    )  # fmt: skip
+    if form.transposed_a:
+        raise UnknownOpcode(f"{ins.mnemonic} with A transposed is not supported")
+    return form, [None if a_registers else a, b, scale]
+
+
+def _registers(operand: Operand, count: int) -> list[int]:
+    items = operand.items if isinstance(operand, Vector) else ()
+    found = [x.index for x in items if isinstance(x, Register) and x.bits == 32]
+    if len(found) != count or len(items) != count:
+        raise InvalidOperand(f"{count} 32-bit registers are expected, found {len(items)}")
+    return found
+
+
+def _constant(operand: Operand, what: str) -> int:
+    if not isinstance(operand, Immediate) or not isinstance(operand.value, int):
+        raise InvalidOperand(f"{what} is a constant")
+    return operand.value
+
+
+def _mma(d: Decoder, ins: Instruction) -> Op:
+    form, (a_operand, b_operand, scale_operand) = _form(ins)
+    a_bits = None if a_operand is None else d.src(a_operand, "b64")
+    b_bits, scale = d.src(b_operand, "b64"), d.src(scale_operand, "pred")
+    d.grain = min(d.grain, 16)
+    pc = d.pc
+
+    def inner(w: Warp, mask: Mask) -> None:
+        products, chunks = w.products, []
+        if a_bits is None:
+            products.check_registers(form.a_registers, "registers of A")
+            raw = np.stack([w.regs[i] for i in form.a_registers])
+            stored = gather(values_of(raw, form.kind), form.shape.a, 1)
+            name_a = -1
+        else:
+            name_a = _uniform(w, a_bits(w), "descriptor")
+            rows = w.number % 4 * 16 + np.arange(16)
+            width = form.depth // (2 if form.sparse else 1) // 8
+            stored = _read(w, Descriptor.of(name_a).k_major(rows, width), form.kind, chunks)[None]
+        name_b = _uniform(w, b_bits(w), "descriptor")
+        descriptor = Descriptor.of(name_b)
+        if form.transposed_b:
+            right = _read(w, descriptor.mn_major(form.depth, form.columns), form.kind, chunks)
+        else:
+            at = descriptor.k_major(np.arange(form.columns), form.depth // 8)
+            right = _read(w, at, form.kind, chunks).T
+        inputs = [(i, w.regs[i]) for i in form.a_registers + form.metadata]
+        if form.sparse:
+            word = w.regs[form.metadata[0]].view(np.uint32)
+            stored, wrong = expand(stored, word.reshape(1, -1), form.selector, form.shape, True)
+            check_metadata(wrong, None, form.selector, form.shape)
+        total = stored[0] @ right
+        keep = bool(_uniform(w, scale(w), "scale"))
+        before = products.sums_of(form.sums)
+        if keep:
+            if before is None:
+                products.check_registers(list(form.sums), "accumulators")
+                raw = np.stack([w.regs[i].view(np.float32) for i in form.sums])
+                before = gather(raw.astype(np.float64)[:, :, None], accumulators(form.columns), 1)[
+                    0
+                ]
+            total = total + before
+        sums = total.astype(np.float32)
+        products.start(Product(form.sums, inputs, chunks), sums, hash((pc, name_a, name_b, keep)))
+
+    return aligned(inner, d.pc, "wgmma.mma_async")
+
+
+def _uniform(w: Warp, value: Array, what: str) -> int:
+    whole = w.whole(value)
+    if (whole != whole[0]).any():
+        raise InvalidOperand(f"the {what} of a wgmma differs between threads")
+    return int(whole[0])
+
+
+def _read(w: Warp, address: Array, kind: str, chunks: list[Array]) -> Array:
+    """Elements of a matrix in shared memory, shape (rows, 8 a chunk), whose chunks are noted."""
+    shared = w.launch.shared
+    if int(address.min()) < 0 or int(address.max()) + 16 > shared.size:
+        raise OutOfBounds(
+            f"a wgmma reads shared memory up to byte {int(address.max()) + 16}; the block has "
+            f"{shared.size}"
+        )
+    rows = address.ravel() // 16
+    if shared.shadow is not None:
+        shared.shadow.start_async_read(w, rows)
+    chunks.append(rows)
+    raw = shared.view(2, 16).take(rows, axis=0).reshape(len(address), -1)
+    out: Array = values_of(raw.view(np.uint16), kind).reshape(raw.shape)
+    return out

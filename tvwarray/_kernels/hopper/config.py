@@ -1,0 +1,209 @@
+"""`HopperConfig`: every constant that ``sm90_tvw_gemm`` leaves open, as data.
+
+A config is written into ``config.cuh`` and ``wgmma.cuh``, which the sources include; each field is
+one ``constexpr`` of the same name. It says what it costs and which rule of the chip it breaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from tvwarray._dtypes import BFLOAT16, FLOAT16, DType
+from tvwarray._errors import BackendError
+from tvwarray._kernels.hopper.instructions import wgmma_header
+
+STEP_SLOTS: Final = 64
+"""Slots of a stage: what one word of metadata covers."""
+
+SLAB_ROWS: Final = 64
+"""Rows of a wgmma; the unit in which tiles are packed."""
+
+SLAB_BYTES: Final = SLAB_ROWS * STEP_SLOTS + 4 * 128
+"""16-bit values of half the slots, and a word of metadata for each thread of a warpgroup."""
+
+ARCHITECTURE: Final = "90a"
+"""wgmma is neither on older chips nor on newer ones: this target and no other."""
+
+SWIZZLE_BYTES: Final = 1024
+"""What the 128-byte swizzle repeats after: stages begin at multiples of it."""
+
+REGISTERS: Final = 65536
+"""Registers of a multiprocessor; the kernel has it for itself."""
+
+_BESIDE_SUMS: Final = 27
+"""Registers that the assembler wants at a wgmma beside its sums, when the kernel starts."""
+
+_SHARED_BYTES: Final = 227 << 10
+
+
+@dataclass(frozen=True)
+class HopperConfig:
+    """The constants of one kernel.
+
+    The fields other than `kernel` are the ``constexpr`` values of ``config.cuh``.
+    """
+
+    bfloat16: bool
+    """Values and X are bfloat16, else float16."""
+    block_rows: int
+    """Rows of a tile that one item covers at most."""
+    block_n: int
+    """Columns of X that one item covers."""
+    wg_rows: int
+    """Rows of the item that one warpgroup computes, in pieces of 64."""
+    wg_n: int
+    """Columns of the item that one warpgroup computes: the width of its instruction."""
+    stages: int
+    """Stages of 64 slots in the ring: one or two are read, the others arrive."""
+    gather_warps: int
+    """Warps of a group that copies a stage."""
+    gather_groups: int
+    """Such groups, which take turns: as many stages arrive at once."""
+    multiply_registers: int
+    """Registers of a thread that multiplies."""
+    copy_registers: int
+    """Registers of a thread that copies."""
+    kernel: str = "sm90_tvw_gemm"
+    """The source file, and the name of the kernel in it."""
+
+    @property
+    def sparse(self) -> bool:
+        """The pattern is (2, 4)."""
+        return True
+
+    @property
+    def min_blocks(self) -> int:
+        """Blocks that a multiprocessor holds at once."""
+        return 1
+
+    @property
+    def multiply_warps(self) -> int:
+        """Warps that multiply."""
+        return 4 * (self.block_rows // self.wg_rows) * (self.block_n // self.wg_n)
+
+    @property
+    def copy_warps(self) -> int:
+        """Warps that copy, and those that fill up the last warpgroup: registers move by four."""
+        return -(-self.gather_warps * self.gather_groups // 4) * 4
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * (self.multiply_warps + self.copy_warps)
+
+    @property
+    def x_stage_bytes(self) -> int:
+        """Bytes of X in a stage."""
+        return STEP_SLOTS * self.block_n * 2
+
+    @property
+    def a_stage_bytes(self) -> int:
+        """Bytes of values and metadata in a stage."""
+        return self.block_rows // SLAB_ROWS * SLAB_BYTES
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of one stage."""
+        used = self.x_stage_bytes + self.a_stage_bytes
+        return -(-used // SWIZZLE_BYTES) * SWIZZLE_BYTES
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: ring, a buffer of Y a warp, two barriers a stage."""
+        return self.stages * (self.stage_bytes + 16) + self.multiply_warps * 16 * 64 * 2
+
+    @property
+    def max_registers(self) -> int:
+        """Registers a thread may have when the kernel starts."""
+        return min(255, REGISTERS // self.threads // 8 * 8)
+
+    @property
+    def products(self) -> int:
+        """Tensor-core instructions of a step in one warpgroup."""
+        return self.wg_rows // SLAB_ROWS * (STEP_SLOTS // 32)
+
+    def refusal(self) -> str:
+        """Return which rule of the kernel this config breaks, or an empty string."""
+        if self.block_rows % self.wg_rows or self.block_n % self.wg_n:
+            return f"warpgroups of {self.wg_rows} x {self.wg_n} do not tile the block"
+        if self.wg_rows % SLAB_ROWS or self.wg_n % 64 or self.wg_n > 256:
+            return "a warpgroup computes multiples of 64 rows and 64 columns, at most 256"
+        if self.gather_warps not in (1, 2, 4):
+            return f"{self.gather_warps} warps gather a stage; it must be 1, 2 or 4"
+        if self.max_registers < self.wg_n // 2 + _BESIDE_SUMS:
+            return (
+                f"{self.threads} threads start with {self.max_registers} registers; a product of "
+                f"{self.wg_n} columns needs {self.wg_n // 2 + _BESIDE_SUMS}"
+            )
+        if self.gather_groups > self.stages:
+            return f"{self.gather_groups} groups for {self.stages} stages"
+        if self.stages < 3:
+            return "stages is below 3; two are read while another arrives"
+        held = 32 * (
+            self.multiply_warps * self.multiply_registers + self.copy_warps * self.copy_registers
+        )
+        # Roles share what the launch has given the block; who claims more waits forever.
+        if held > self.max_registers * self.threads:
+            return f"the roles take {held} registers of {self.max_registers * self.threads}"
+        if self.shared_bytes > _SHARED_BYTES:
+            return f"needs {self.shared_bytes} bytes of shared memory of {_SHARED_BYTES}"
+        return ""
+
+    def target(self, architecture: str) -> str:
+        """Return what to compile for, on a device of `architecture`: sm_90a.
+
+        Raises
+        ------
+        BackendError
+            On any other architecture.
+        """
+        if reason := self.refusal_on(architecture):
+            raise BackendError(f"{self} cannot run on sm_{architecture}: {reason}.")
+        return ARCHITECTURE
+
+    def refusal_on(self, architecture: str) -> str:
+        """Return why the kernel does not run on an architecture, or an empty string."""
+        if architecture.rstrip("af") == ARCHITECTURE.rstrip("a"):
+            return ""
+        return f"wgmma exists on compute capability 9.0 alone, not on sm_{architecture}"
+
+    def headers(self) -> dict[str, str]:
+        """Return the texts of ``config.cuh`` and ``wgmma.cuh``, by name."""
+        lines = ["#pragma once", "namespace config {"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "kernel":
+                continue
+            kind = "bool" if isinstance(value, bool) else "int"
+            lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
+        return {
+            "config.cuh": "\n".join([*lines, "}  // namespace config", ""]),
+            "wgmma.cuh": wgmma_header(self.wg_n, bfloat16=self.bfloat16),
+        }
+
+    def __str__(self) -> str:
+        """Return a line such as ``sm90_tvw_gemm float16 2:4 256x128, groups 128x128, 6 stages``."""
+        return (
+            f"{self.kernel} {'bfloat16' if self.bfloat16 else 'float16'} 2:4 "
+            f"{self.block_rows}x{self.block_n}, groups {self.wg_rows}x{self.wg_n}, "
+            f"{self.stages} stages"
+        )
+
+
+_SHAPES: Final = (
+    # block rows and n, warpgroup rows and n, stages, gather warps and groups, registers
+    (256, 128, 128, 128, 6, 2, 4, 184, 56),
+    (128, 256, 128, 128, 5, 2, 5, 168, 48),
+    (128, 128, 64, 128, 8, 2, 4, 152, 56),
+    (64, 256, 64, 128, 5, 2, 4, 152, 56),
+)
+"""In order of preference where the model sees no difference; each was the fastest measured of its
+block among other stages, groups and registers."""
+
+
+def hopper_configs(architecture: str, dtype: DType, sparse: bool) -> tuple[HopperConfig, ...]:
+    """Return the configs that are shipped for an architecture: none but on sm_90, for 2:4."""
+    if not sparse or dtype not in (FLOAT16, BFLOAT16) or architecture.rstrip("af") != "90":
+        return ()
+    return tuple(HopperConfig(dtype == BFLOAT16, *shape) for shape in _SHAPES)

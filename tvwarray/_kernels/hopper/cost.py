@@ -1,0 +1,132 @@
+"""How long ``sm90_tvw_gemm`` takes, and what limits it.
+
+A step is 64 slots of an item. Tensor cores, the way to shared memory that they share with the
+gather, and the way from the L2 cache work side by side, so that the longest of the three is the
+step; behind the last one the sums are stored::
+
+    tensor cores   2 x rows x columns x 64 / 8192 a clock
+    shared memory  (A and X as wgmma reads them + X as it is gathered) / 128 a clock
+    L2             bytes of the stage / 46 a clock
+    item  = steps x longest + rows x columns x 2 / 17 a clock
+    items = max(mean item x items of the busiest multiprocessor, longest item)
+    time  = start + max(items + 0.15 x memory, memory)
+
+wgmma reads all of A and X of its product from shared memory each time: X alone is 128 bytes a clock
+at the full sparse rate, all that shared memory has. That is why the gather shows although it runs
+beside. The rates were fitted to an H200 (4096^3 and 8192^3, 50 to 95 %, tiles of 64, 128 and 256
+rows: see docs/hopper.md); the occupancy of shared memory that the profiler shows for the largest
+block, 92 % of the clocks, is the model's.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem
+from tvwarray._kernels.devices import Device
+from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
+
+TENSOR_FLOPS: Final = 8192.0
+"""Dense-equivalent operations a clock: half of them are multiplications by what is not stored."""
+SHARED_CLOCK_BYTES: Final = 128.0
+SHARED_SHARE: Final = 0.965
+"""Of its clocks, what shared memory is busy at most."""
+L2_CLOCK_BYTES: Final = 46.0
+"""Bytes a clock for each multiprocessor while all of them read: 10.6 TB/s in all."""
+ALONE_CLOCK_BYTES: Final = 64.0
+"""The same for one that reads alone."""
+STORE_CLOCK_BYTES: Final = 17.0
+"""Bytes of Y a clock: converting, turning around in shared memory, storing."""
+LATENCY_CLOCKS: Final = 1500.0
+"""From a stage's first copy to its hand-over."""
+START_SECONDS: Final = LAUNCH_SECONDS + 2e-6
+"""Launch, barriers, and the first stages from memory."""
+EXPOSED_MEMORY: Final = 0.15
+"""Of the time in which memory is crossed once, what products do not hide."""
+
+
+class Budget(NamedTuple):
+    """What a step takes of each resource of a multiprocessor."""
+
+    tensor_clocks: float
+    read_bytes: int
+    """Bytes that wgmma reads from shared memory."""
+    gathered_bytes: int
+    """Bytes of X that the copying threads write to shared memory."""
+    bulk_bytes: int
+    """Bytes of A that the copy engine writes there, past the threads' pipe."""
+    gather_instructions: int
+    """``cp.async`` of a warp: 512 bytes each."""
+
+    @property
+    def clocks(self) -> dict[str, float]:
+        """Clocks of a step by resource; the longest one is the step's."""
+        pipe = (self.read_bytes + self.gathered_bytes) / SHARED_CLOCK_BYTES
+        return {
+            "tensor cores": self.tensor_clocks,
+            "shared memory": pipe / SHARED_SHARE,
+            "L2": (self.gathered_bytes + self.bulk_bytes) / L2_CLOCK_BYTES,
+        }
+
+    @property
+    def limit(self) -> str:
+        """The resource that a step waits for."""
+        clocks = self.clocks
+        return max(clocks, key=lambda name: clocks[name])
+
+
+def budget(config: HopperConfig) -> Budget:
+    """Return what a step of a whole item takes."""
+    outputs = config.block_rows * config.block_n
+    products = config.multiply_warps // 4 * config.products
+    a_bytes = SLAB_ROWS * 16 * 2  # stored values of 32 slots
+    x_bytes = 32 * config.wg_n * 2
+    return Budget(
+        2 * outputs * STEP_SLOTS / TENSOR_FLOPS,
+        products * (a_bytes + x_bytes),
+        config.x_stage_bytes,
+        config.a_stage_bytes,
+        config.x_stage_bytes // 512,
+    )
+
+
+def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Prediction:
+    """Return the modelled time of a problem by the kernel ``sm90_tvw_gemm``."""
+    clocks, limit = _items(config, problem, device)
+    memory = problem.nbytes / device.dram_rate
+    parts = {
+        "launch": START_SECONDS,
+        "memory": EXPOSED_MEMORY * memory,
+        "blocks": clocks / device.clock,
+    }
+    if memory > parts["memory"] + parts["blocks"]:
+        parts["memory"], limit = memory - parts["blocks"], "memory"
+    return Prediction(sum(parts.values()), parts, limit)
+
+
+def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[float, str]:
+    """Return the clocks from the first item's start to the last one's end, and their limit."""
+    slabs = -(-problem.bricks * 16 // SLAB_ROWS)
+    blocks = -(-slabs // (config.block_rows // SLAB_ROWS)) * ceil(problem.n / config.block_n)
+    count = int(blocks.sum())
+    if count == 0:
+        return 0.0, "launch"
+    need = budget(config)
+    paths = need.clocks
+    # Few multiprocessors that read at once share the way from L2 with fewer others.
+    busy = min(1.0, count / device.multiprocessors)
+    paths["L2"] = max(busy * paths["L2"], paths["L2"] * L2_CLOCK_BYTES / ALONE_CLOCK_BYTES)
+    paths["latency"] = LATENCY_CLOCKS / config.gather_groups
+    limit = max(paths, key=lambda name: paths[name])
+    clocks = paths[limit]
+    store = config.block_rows * config.block_n * 2 / STORE_CLOCK_BYTES
+    mean = float((blocks * problem.steps).sum()) / count * clocks
+    if store > mean:
+        limit = "stores"
+    mean += store
+    longest = float(np.max(problem.steps)) * clocks + LATENCY_CLOCKS + store
+    together = ceil(count / device.multiprocessors) * mean
+    return (longest, "one tile") if longest > together else (together, limit)

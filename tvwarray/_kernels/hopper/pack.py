@@ -1,0 +1,136 @@
+"""The bricks of `pack` to the slabs that ``wgmma`` reads, once for a matrix and device.
+
+A slab is 64 rows x 64 slots: four bricks, filled up at the lower edge of a tile with zeros and
+metadata 0x4. Slabs of one step of 64 slots lie together, top to bottom, then those of the next::
+
+               step 0   step 1
+    rows 0-63  [slab 0] [slab 2]        tile after tile
+       64-127  [slab 1] [slab 3]
+
+Inside a slab stand the values as shared memory must hold them, so that a bulk copy brings them
+there: row r is 32 stored values, 4 chunks of 16 bytes, chunk c kept at ``c ^ (r // 2 % 4)``::
+
+    chunk        0 1 2 3
+    rows 0, 1    0 1 2 3
+    rows 2, 3    1 0 3 2        and again from row 8
+    rows 4, 5    2 3 0 1
+    rows 6, 7    3 2 1 0
+
+and then the metadata: the words of its four bricks, which is a word for each of the 128 threads of
+a warpgroup. Column and row lists are those of the bricks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tvwarray._kernels.config import BRICK_ROWS
+from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
+from tvwarray._kernels.pack import PADDING_META, PackedMatrix, Tiles
+from tvwarray._namespace import Array, array_namespace, device_of, from_host
+
+HostArray = np.ndarray[Any, Any]
+
+BLOCK_WORDS: Final = 8
+"""int32 words of an entry of the work list: struct Block of sm90_layout.cuh, and one unused."""
+
+_BRICKS: Final = SLAB_ROWS // BRICK_ROWS
+_WORDS: Final = SLAB_BYTES // 2
+_VALUE_WORDS: Final = SLAB_ROWS * 32
+_CHUNKS: Final = 4
+_CHUNK: Final = 8
+
+_ROW: Final = np.arange(SLAB_ROWS)[:, None]
+_KEPT_AT: Final = np.arange(_CHUNKS)[None, :] ^ (_ROW // 2 % _CHUNKS)
+"""Which chunk of a row stands at each place of it; an involution."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlabMatrix:
+    """A matrix in the order of ``sm90_tvw_gemm``; see the picture of this module."""
+
+    slabs: Array
+    """uint16 (slabs * 2304,): bit patterns of values, then words of metadata, slab after slab"""
+    cols: Array
+    rows: Array
+    tiles: Tiles
+    height: HostArray
+    """int64 (tiles,): slabs of each tile in height."""
+    first_slab: HostArray
+    lists: dict[int, Array]
+    """Work lists on the device, by the rows of a block."""
+
+    def work_list(self, block_rows: int) -> Array:
+        """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8)."""
+        if block_rows not in self.lists:
+            self.lists[block_rows] = from_host(self.blocks(block_rows), self.cols)
+        return self.lists[block_rows]
+
+    def blocks(self, block_rows: int) -> HostArray:
+        """Cut the tiles into blocks of `block_rows` rows: the work list, longest first."""
+        tiles, most = self.tiles, block_rows // SLAB_ROWS
+        cuts = -(-self.height // most)
+        tile = np.repeat(np.arange(tiles.source.size), cuts)
+        above = (np.arange(tile.size) - np.repeat(_starts(cuts), cuts)) * most
+        blocks = np.zeros((tile.size, BLOCK_WORDS), np.int32)
+        blocks[:, 0] = self.first_slab[tile] + above
+        blocks[:, 1] = self.height[tile]
+        blocks[:, 2] = np.minimum(self.height[tile] - above, most)
+        blocks[:, 3] = tiles.steps[tile]
+        blocks[:, 4] = tiles.first_slot[tile]
+        blocks[:, 5] = tiles.first_row[tile] + above * SLAB_ROWS
+        blocks[:, 6] = (tiles.bricks[tile] - above * _BRICKS) * BRICK_ROWS
+        # Ties stay in order, so that blocks of a tile, which share its rows of X, are neighbours.
+        return blocks[np.argsort(-blocks[:, 3], kind="stable")]
+
+
+def slabs_of(packed: PackedMatrix) -> SlabMatrix:
+    """Return a matrix with pattern (2, 4) in slabs; made once, and kept with `packed`.
+
+    The cost is that of copying the matrix twice. Both forms stay: products with few columns of X
+    run the other kernel.
+    """
+    if "slabs" not in packed.memo:
+        packed.memo["slabs"] = _make(packed)
+    found: SlabMatrix = packed.memo["slabs"]
+    return found
+
+
+def _make(packed: PackedMatrix) -> SlabMatrix:
+    xp, tiles = array_namespace(packed.values), packed.tiles
+    device = device_of(packed.values)
+    height = -(-tiles.bricks // _BRICKS)
+    first_slab = _starts(height * tiles.steps)
+    total = int((height * tiles.steps).sum())
+    slabs = xp.zeros((total * _WORDS,), dtype=xp.uint16, device=device)
+    row, kept_at = from_host(_ROW, packed.cols), from_host(_KEPT_AT, packed.cols)
+    for group in tiles.groups():
+        t = group.start
+        count, steps, bricks = group.stop - t, int(tiles.steps[t]), int(tiles.bricks[t])
+        size = count * steps * bricks
+        start = int(tiles.first_brick[t])
+        values = packed.values[start * 512 : (start + size) * 512]
+        meta = packed.meta[start * 64 : (start + size) * 64]
+        # Fragment, g, t, half of the chunks, half of the rows, pair; see pack.py.
+        natural = xp.reshape(values, (count * steps, bricks, 2, 8, 4, 2, 2, 2))
+        natural = xp.permute_dims(natural, (0, 1, 6, 3, 2, 5, 4, 7))
+        full = int(height[t]) * _BRICKS
+        tall = xp.zeros((count * steps, full, BRICK_ROWS * 32), dtype=xp.uint16, device=device)
+        tall[:, :bricks] = xp.reshape(natural, (count * steps, bricks, BRICK_ROWS * 32))
+        number = count * steps * int(height[t])
+        rows = xp.reshape(tall, (number, SLAB_ROWS, _CHUNKS, _CHUNK))
+        words = xp.full((count * steps, full, 64), PADDING_META, dtype=xp.uint16, device=device)
+        words[:, :bricks] = xp.reshape(meta, (count * steps, bricks, 64))
+        at = int(first_slab[t])
+        target = xp.reshape(slabs[at * _WORDS : (at + number) * _WORDS], (number, _WORDS))
+        target[:, :_VALUE_WORDS] = xp.reshape(rows[:, row, kept_at], (number, _VALUE_WORDS))
+        target[:, _VALUE_WORDS:] = xp.reshape(words, (number, _BRICKS * 64))
+    return SlabMatrix(slabs, packed.cols, packed.rows, tiles, height, first_slab, {})
+
+
+def _starts(counts: HostArray) -> HostArray:
+    """Return where each of consecutive runs of `counts` begins."""
+    return np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])
