@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from tvwarray._errors import FormatError
 from tvwarray._namespace import Array
 from tvwarray._storage import DEFAULT_TILE_ROWS, HostArray, check_header
@@ -76,7 +78,16 @@ def select_checked(
     pattern.check_sparsity(sparsity)
     for scores in layers:
         check_header(scores.shape, DEFAULT_TILE_ROWS, None)
-    return pattern.select_all(layers, sparsity, contest)
+    return pattern.select_all(_in_range(layers), sparsity, contest)
+
+
+def _in_range(layers: Sequence[HostArray]) -> Sequence[HostArray]:
+    """Return scores on a scale on which sums and squares do not overflow; ranks are the same."""
+    largest = max((float(s.max(initial=0)) for s in layers), default=0.0)
+    if largest < 2.0**40:
+        return layers
+    scale = -int(np.frexp(largest)[1])
+    return [np.ldexp(s.astype(np.float64), scale) for s in layers]
 
 
 def check_range(sparsity: float, least: float, what: str, why: str = "") -> None:

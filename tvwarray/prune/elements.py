@@ -69,18 +69,27 @@ class VectorWise(RankedPattern):
         """Keep as many of every group, or nearly as many, whatever the layer."""
         if self.n is not None:
             return [Selection(blocks.n_of_m(s, self.n, self.m), None) for s in layers]
-        n = math.floor(self.m * (1 - sparsity) + 1e-9)
-        masks = [best_of_group(s, n, self.m) for s in layers]
-        kept = sum(int(np.count_nonzero(mask)) for mask in masks)
-        missing = round((1 - sparsity) * count_entries(layers)) - kept
-        if n < self.m and missing > 0:
-            following = [runner_up(s, n, self.m) for s in layers]
-            floors = [0.0 if n else f for f in floors_of(layers, 1 - sparsity, contest)]
-            extra = choose_elements([values for _, values in following], missing, floors)
-            for mask, (columns, _), more in zip(masks, following, extra, strict=True):
-                rows, groups = np.nonzero(more & (columns >= 0))
-                mask[rows, columns[rows, groups]] = True
+        masks = [np.zeros(s.shape, np.bool_) for s in layers]
+        pieces = [p for s, mask in zip(layers, masks, strict=True) for p in self._pieces(s, mask)]
+        least = [math.floor(m * (1 - sparsity) + 1e-9) for _, _, m in pieces]
+        for (scores, mask, m), n in zip(pieces, least, strict=True):
+            mask[:] = best_of_group(scores, n, m)
+        missing = round((1 - sparsity) * count_entries(layers))
+        missing -= sum(int(np.count_nonzero(mask)) for mask in masks)
+        following = [runner_up(s, n, m) for (s, _, m), n in zip(pieces, least, strict=True)]
+        shares = floors_of([s for s, _, _ in pieces], 1 - sparsity, contest)
+        floors = [0.0 if n else share for n, share in zip(least, shares, strict=True)]
+        extra = choose_elements([values for _, values in following], missing, floors)
+        for (_, mask, _), (columns, _), more in zip(pieces, following, extra, strict=True):
+            rows, groups = np.nonzero(more & (columns >= 0))
+            mask[rows, columns[rows, groups]] = True
         return [Selection(mask, None) for mask in masks]
+
+    def _pieces(self, scores: HostArray, mask: HostArray) -> list[tuple[HostArray, HostArray, int]]:
+        """Return the whole groups, and those at the end that are shorter, with their lengths."""
+        whole, rest = scores.shape[1] // self.m * self.m, scores.shape[1] % self.m
+        pieces = [(scores[:, :whole], mask[:, :whole], self.m)] if whole else []
+        return pieces + ([(scores[:, whole:], mask[:, whole:], rest)] if rest else [])
 
 
 @dataclass(frozen=True)

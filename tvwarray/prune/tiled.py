@@ -67,7 +67,7 @@ class TileWise(RankedPattern):
                 floors_of(layers, math.sqrt(keep), contest),
             )
             alive = [np.flatnonzero(c) for c in chosen]
-        share = Share.of(layers, keep, contest, steps=(16, 4, 1), count_range=self.count_range)
+        share = Share.of(layers, keep, contest, count_range=self.count_range)
         tiled, columns = _tiles(layers, alive, self.tile_rows, share, self.group_rows, contest)
         return [
             tile_selection(layer, cols, self.tile_rows, contest=contest)
@@ -163,10 +163,9 @@ class TileVectorWise(RankedPattern):
     ) -> list[Selection]:
         """Keep the best columns of all tiles, and the best of every group of them."""
         n, two_four = self._n(sparsity), (self.n, self.m) == (2, 4)
-        covered = min(1.0, (1 - sparsity) * self.m / n)
-        # Counts are whole groups: of 16 slots, or the smallest that n:m is exact for.
-        steps = (16, 4) if two_four else (self.m,)
-        share = Share.of(layers, covered, contest, steps=steps, count_range=self.count_range)
+        share = Share.of(
+            layers, 1 - sparsity, contest, nm=(n, self.m), count_range=self.count_range
+        )
         alive = [np.arange(s.shape[0]) for s in layers]
         grouped = self.group_rows and two_four
         # 2:4 keeps the larger half of what a tile covers, so larger scores count for more: with a

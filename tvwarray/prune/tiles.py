@@ -22,6 +22,7 @@ from tvwarray._exchange import exchange_rows, kept_sums, whole_scores
 from tvwarray._layout import Layout, make_layout
 from tvwarray._permute import permute_slots
 from tvwarray._storage import HostArray, Vector
+from tvwarray.prune.blocks import n_of_m
 from tvwarray.prune.budget import Regions, choose
 from tvwarray.prune.selection import TOLERANCE, Contest, Selection, count_entries, floors_of
 from tvwarray.prune.vectors import best_of_group
@@ -46,11 +47,13 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """How many entries tiles may cover in all, and how the tiles of a layer share them."""
+    """How many entries tiles keep in all, and how the tiles of a layer share them."""
 
     entries: float
     floors: Sequence[float]
-    steps: tuple[int, ...]
+    nm: tuple[int, int] = (1, 1)
+    """Of every m columns of a tile a row keeps n."""
+    steps: tuple[int, ...] = (16, 4, 1)
     """Column counts are multiples of the first that is fine enough for the budget to be met."""
     count_range: CountRange = None
 
@@ -60,12 +63,23 @@ class Share:
         keep: float,
         contest: Contest,
         *,
-        steps: tuple[int, ...],
-        count_range: CountRange,
+        nm: tuple[int, int] = (1, 1),
+        count_range: CountRange = None,
     ) -> Share:
-        """Return the share of tiles that cover `keep` of all entries."""
-        floors = floors_of(layers, keep, contest)
-        return Share(keep * count_entries(layers), floors, steps, count_range)
+        """Return the share of tiles that keep `keep` of all entries."""
+        # A group of 2:4 is four slots whatever it holds.
+        steps = (16, 4) if nm == (2, 4) else (16, 4, 1)
+        entries = keep * count_entries(layers)
+        return Share(entries, floors_of(layers, keep, contest), nm, steps, count_range)
+
+    def row_entries(self, counts: HostArray) -> HostArray:
+        """Return how many entries a row keeps of so many columns."""
+        n, m = self.nm
+        if self.nm == (2, 4):
+            kept: HostArray = 2 * (counts // 4) + np.minimum(counts % 4, 2)
+        else:
+            kept = -(-n * counts // m)
+        return kept
 
 
 def consecutive(rows: HostArray, tile_rows: int) -> list[HostArray]:
@@ -80,10 +94,10 @@ def choose_columns(
     """Return the columns each tile of each layer keeps, int32, ascending."""
     offers = [_Offer.of(layer, contest) for layer in layers]
     step = _step(offers, share)
-    chosen = choose([o.chunks(step) for o in offers], share.entries, share.floors)
+    chosen = choose([o.chunks(step, share) for o in offers], share.entries, share.floors)
     counts = [o.counts(c, step) for o, c in zip(offers, chosen, strict=True)]
     if share.count_range is not None:
-        counts = [o.evened(c, step, share.count_range) for o, c in zip(offers, counts, strict=True)]
+        counts = [o.evened(c, step, share) for o, c in zip(offers, counts, strict=True)]
     return [
         [np.sort(ranked[:k]).astype(np.int32) for ranked, k in zip(o.order, c, strict=True)]
         for o, c in zip(offers, counts, strict=True)
@@ -177,7 +191,8 @@ def tile_selection(
             kept = best_of_group(np.where(held, scores[rows, cols], 0), 2, 4)
             mask[rows, cols[held]] = (kept & held)[:, held]
         else:
-            mask[rows, cols] = best_of_group(scores[rows, cols], *nm)
+            best = best_of_group if nm == (2, 4) else n_of_m
+            mask[rows, cols] = best(scores[rows, cols], *nm)
         slots.append(cols)
     if nm not in (None, (2, 4)):
         return Selection(mask, None)
@@ -229,14 +244,15 @@ class _Offer:
             np.take_along_axis(classes, order, axis=1),
         )
 
-    def chunks(self, step: int) -> Regions:
+    def chunks(self, step: int, share: Share) -> Regions:
         """Return chunks of `step` columns: the first of every tile, then the second, ..."""
-        starts = np.arange(0, self.worth.shape[1], step)
+        cols = self.worth.shape[1]
+        starts = np.arange(0, cols, step)
         if not self.worth.size:
             return Regions(np.empty(0), np.empty(0), np.empty(0, np.int8))
-        widths = np.diff(starts, append=self.worth.shape[1])
-        worth = np.add.reduceat(self.worth, starts, axis=1) / widths
-        cost = self.heights[:, None] * widths
+        ends = np.minimum(starts + step, cols)
+        worth = np.add.reduceat(self.worth, starts, axis=1) / (ends - starts)
+        cost = self.heights[:, None] * (share.row_entries(ends) - share.row_entries(starts))
         return Regions(worth.T.ravel(), cost.T.ravel(), self.classes[:, starts].T.ravel())
 
     def counts(self, chosen: HostArray, step: int) -> HostArray:
@@ -248,30 +264,30 @@ class _Offer:
         counts: HostArray = np.minimum(chunks * step, cols)
         return counts
 
-    def evened(self, counts: HostArray, step: int, limits: tuple[float, float]) -> HostArray:
-        """Return counts within `limits` times their mean that cover as many entries."""
-        covered = float((counts * self.heights).sum())
-        mean = covered / max(1, self.heights.sum())
-        regions = self.chunks(step)
-        if not regions.worth.size or not covered:
+    def evened(self, counts: HostArray, step: int, share: Share) -> HostArray:
+        """Return counts in range, in units of their mean, of which as many entries are kept."""
+        regions = self.chunks(step, share)
+        if share.count_range is None or not counts.any():
             return counts
-        place = np.arange(regions.worth.size) // self.heights.size * step  # columns before a chunk
-        first = np.ceil(limits[0] * mean / step) * step
-        last = max(np.floor(limits[1] * mean / step) * step, first, step)
-        classes = np.where(place < first, 2, regions.classes).astype(np.int8)
-        inside = place < last
+        limits = np.array(share.count_range) * float((counts * self.heights).sum())
+        low, high = limits / self.heights.sum() / step
+        place = np.arange(regions.worth.size) // self.heights.size  # chunks before a chunk
+        classes = np.where(place < np.ceil(low), 2, regions.classes).astype(np.int8)
+        inside = place < max(np.floor(high), np.ceil(low), 1)
         chosen = np.zeros(place.size, np.bool_)
-        chosen[inside] = choose(
-            [Regions(regions.worth[inside], regions.cost[inside], classes[inside])], covered, [0.0]
-        )[0]
+        budget = float((share.row_entries(counts) * self.heights).sum())
+        fitting = Regions(regions.worth[inside], regions.cost[inside], classes[inside])
+        chosen[inside] = choose([fitting], budget, [0.0])[0]
         return self.counts(chosen, step)
 
 
 def _step(offers: Sequence[_Offer], share: Share) -> int:
-    """Return the coarsest step of which half is no more than the tolerance of all entries."""
+    """Return the coarsest step of columns that keeps no more than the tolerance of all entries."""
     tallest = max((int(o.heights.max(initial=0)) for o in offers), default=0)
     entries = sum(int(o.heights.sum()) * o.worth.shape[1] for o in offers)
-    fine = [s for s in share.steps if s * tallest <= 2 * TOLERANCE * entries]
+    fine = [
+        s for s in share.steps if s * tallest * share.nm[0] / share.nm[1] <= TOLERANCE * entries
+    ]
     return fine[0] if fine else share.steps[-1]
 
 

@@ -28,8 +28,10 @@ def best_of_group(scores: HostArray, n: int, m: int) -> HostArray:
     if (n, m) == (2, 4):
         return _best_two_of_four(scores)
     kept = np.empty(scores.shape, np.bool_)
+    cols = scores.shape[1]
+    groups = -(-cols // m)
     for rows, places in _places(scores, m):
-        kept[rows] = (places < n).reshape(places.shape[0], -1)[:, : scores.shape[1]]
+        kept[rows] = (places < n).reshape(places.shape[0], groups * m)[:, :cols]
     return kept
 
 
@@ -64,7 +66,7 @@ def _places(scores: HostArray, m: int) -> Iterator[tuple[slice, HostArray]]:
         block = scores[start : start + step]
         padded = np.full((block.shape[0], groups * m), -1, np.result_type(scores.dtype, np.int8))
         padded[:, :cols] = block
-        order = np.argsort(-padded.reshape(-1, groups, m), axis=2, kind="stable")
+        order = np.argsort(-padded.reshape(block.shape[0], groups, m), axis=2, kind="stable")
         places = np.empty_like(order)
         np.put_along_axis(places, order, np.arange(m)[None, None], axis=2)
         yield slice(start, start + step), places
