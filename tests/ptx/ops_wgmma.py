@@ -171,6 +171,8 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
         total = stored[0] @ right
         keep = bool(_uniform(w, scale(w), "scale"))
         before = products.sums_of(form.sums)
+        if before is None and not keep:
+            products.check_fence(form.sums)
         if keep:
             if before is None:
                 products.check_registers(list(form.sums), "accumulators")

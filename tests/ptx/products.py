@@ -58,12 +58,21 @@ class Products:
         # Sums under way, by their registers: the marker each register holds, and the values.
         self.values: dict[tuple[int, ...], tuple[InUse, Array]] = {}
         self.fenced: list[Any] | None = None
+        # Registers that came back from complete products after the last fence: who has them now
+        # may have used them.
+        self.loose: set[int] = set()
         # What the warp has started, to be compared within its warpgroup.
         self.history = 0
 
     def fence(self) -> None:
         """``wgmma.fence``: products may use what registers hold now."""
         self.fenced = list(self.warp.regs)
+        self.loose.clear()
+
+    def check_fence(self, registers: tuple[int, ...]) -> None:
+        """Refuse to overwrite registers that somebody may have used since the last fence."""
+        if self.fenced is None or not self.loose.isdisjoint(registers):
+            raise AccumulatorInUse("a wgmma overwrites registers with no wgmma.fence before it")
 
     def check_registers(self, registers: list[int], what: str) -> None:
         """Refuse registers that were written after the last fence."""
@@ -132,6 +141,7 @@ class Products:
 
     def returned(self, registers: tuple[int, ...]) -> None:
         """These registers hold the results of complete products: no fence is needed for them."""
+        self.loose.update(registers)
         if self.fenced is not None:
             for index in registers:
                 self.fenced[index] = self.warp.regs[index]

@@ -44,6 +44,9 @@ class Batch:
             events = self.launch.mbarriers.events
             for number in self.turns(len(self.warps)):
                 self._run_warp(self.warps[number])
+            if all(warp.done for warp in self.warps):
+                self.launch.finish(self.warps)
+                return
             moved = self.launch.barriers.resolve(self.warps)
             moved |= self.launch.bulk.land() or self.launch.mbarriers.events != events
             polls = False
@@ -54,9 +57,6 @@ class Batch:
                     moved |= pc not in warp.polling
                     polls = True
                 warp.polling.clear()
-            if all(warp.done for warp in self.warps):
-                self.launch.finish(self.warps)
-                return
             idle = 0 if moved else idle + 1
             # Who polls for the first time has run up to there, which may have been progress.
             if not moved and (not polls or idle > 1):
