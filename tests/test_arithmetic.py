@@ -216,3 +216,15 @@ def test_nothing_is_copied_to_the_host_unasked():
     ):  # fmt: skip
         with pytest.raises(BackendError, match="to_device"):
             refused()
+
+
+def test_ufuncs_of_other_libraries_arrive_by_numpy():
+    """``x @ A`` of CuPy is ``numpy.matmul(x, A)``, which comes here when CuPy knows no answer."""
+    xp = pytest.importorskip("array_api_strict")
+    a = np.arange(12.0).reshape(3, 4)
+    A = TVWMatrix(xp.asarray(a))
+    x = xp.ones((2, 3), dtype=xp.float64)
+    got = A.__array_ufunc__(np.matmul, "__call__", x, A)
+    np.testing.assert_array_equal(np.from_dlpack(got), np.ones((2, 3)) @ a)
+    got = A.__array_ufunc__(np.add, "__call__", xp.asarray(a), A)
+    np.testing.assert_array_equal(np.from_dlpack(got), 2 * a)

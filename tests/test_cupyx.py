@@ -77,3 +77,20 @@ def test_there_and_back_on_a_gpu(form):
         back = TVWMatrix.from_scipy(s)
         assert isinstance(back.storage.data, cupy.ndarray)
         np.testing.assert_array_equal(back.to_device("cpu").toarray(), expected)
+
+
+@pytest.mark.gpu
+def test_operators_of_cupy_arrays_come_here():
+    import cupy
+
+    a = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    A = TVWMatrix(a).to_device(cupy.empty(0))
+    x = cupy.ones((5, 48), dtype=cupy.float32)
+    for got, expected in (
+        (x @ A.T, np.ones((5, 48), np.float32) @ a.T),
+        (A @ x.T, a @ np.ones((48, 5), np.float32)),
+        (cupy.asarray(a) + A, 2 * a),
+        ((A * x[0]).toarray(), a),
+    ):
+        assert isinstance(got, cupy.ndarray)
+        np.testing.assert_allclose(got.get(), expected, rtol=1e-4, atol=1e-4)
