@@ -16,9 +16,7 @@ from ptx import Interpreter, Report, parse
 
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
-
-OUTPUT = 2
-"""Which argument the kernel writes."""
+from tvwarray._kernels.launch import Result, Scratch
 
 
 class UnwrittenError(Exception):
@@ -79,26 +77,34 @@ class InterpreterLauncher:
         memory, passed = machine.memory, []
         buffers: dict[int, int] = {}
         for i, arg in enumerate(args):
-            if isinstance(arg, int):
-                passed.append(arg)
+            if arg is None or isinstance(arg, int | float | np.generic):
+                passed.append(0 if arg is None else arg)
                 continue
-            whole = owner(arg)
+            array = arg.array if isinstance(arg, Result | Scratch) else arg
+            whole = owner(array)
             at = buffers[i] = memory.to_device(
-                whole.view(np.uint8), initialised=i != OUTPUT, name=f"argument {i}"
+                whole.view(np.uint8),
+                initialised=(not isinstance(arg, Result) and array.dtype.kind != "f")
+                or not isinstance(arg, Result | Scratch),
+                name=f"argument {i}",
             )
-            passed.append(at + offset_in(whole, arg))
+            passed.append(at + offset_in(whole, array))
         report = machine.launch(
             kernel.name, grid, kernel.config.threads, passed, kernel.config.shared_bytes
         )
         self.reports.append(report)
         self.kernels.append(kernel)
-        y = args[OUTPUT]
+        for i, arg in enumerate(args):
+            if isinstance(arg, Scratch) and arg.array.dtype == np.uint32:
+                counters = memory.find(buffers[i], arg.array.nbytes).data
+                assert not counters[: arg.array.nbytes].any(), "a counter is left as it was"
+        at, y = next((i, a.array) for i, a in enumerate(args) if isinstance(a, Result))
         whole = owner(y)
-        found = memory.find(buffers[OUTPUT], whole.nbytes)
+        found = memory.find(buffers[at], whole.nbytes)
         written = np.ndarray(y.shape, np.bool_, found.initialised, offset_in(whole, y), y.strides)
         # Two bytes an element; both are written together.
         if not written.all():
-            row, column = (int(i[0]) for i in np.nonzero(~written))
+            *_, row, column = (int(i[0]) for i in np.nonzero(~written))
             raise UnwrittenError(f"row {row}, column {column} of the output was never written")
         outside = found.initialised[: whole.nbytes].sum() - y.nbytes
         if outside:
@@ -121,7 +127,7 @@ def owner(x: Any) -> Any:
     """Return the array that owns the memory of `x`, flat."""
     while isinstance(x.base, np.ndarray):
         x = x.base
-    return x.reshape(-1)
+    return x.ravel(order="K")  # a view, also of column-major arrays
 
 
 def offset_in(whole: Any, x: Any) -> int:

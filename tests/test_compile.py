@@ -117,16 +117,16 @@ def test_every_config_is_legal_and_distinct() -> None:
 def test_the_sources_state_the_config_by_name(config: KernelConfig) -> None:
     """Each field is a constexpr of the same name, and each is used."""
     sources = "".join(shipped_sources(config.kernel).values())
-    for line in config.header().splitlines()[2:-1]:
-        name = re.fullmatch(r"constexpr (?:int|bool) (\w+) = \w+;", line)[1]
+    for line in config.header().splitlines()[3:-1]:
+        name = re.fullmatch(r"constexpr (?:int|bool|Element|Activation) (\w+) = [\w:]+;", line)[1]
         assert hasattr(config, name)
         assert f"config::{name}" in sources
 
 
 def test_the_sources_include_nothing_but_themselves(config: KernelConfig) -> None:
-    sources = shipped_sources(config.kernel)
+    sources = {**shipped_sources(config.kernel), "config.cuh": config.header()}
     included = {n for text in sources.values() for n in re.findall(r"#include\s*(\S+)", text)}
-    assert included == {'"config.cuh"', '"ptx.cuh"', '"layout.cuh"'}
+    assert included == {f'"{name}"' for name in sources if name.endswith(".cuh")}
     assert not any(re.search(r"^\s*#\s*define", text, re.MULTILINE) for text in sources.values())
 
 

@@ -31,8 +31,9 @@ from ptx import Interpreter
 from tvwarray._backends.cuda import CudaBackend
 from tvwarray._kernels.compile import compile_source, shipped_sources
 from tvwarray._kernels.config import KernelConfig
-from tvwarray._kernels.launch import CupyLauncher, multiply
+from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 

@@ -35,8 +35,8 @@ from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
 from tvwarray._kernels.hopper.instructions import wgmma_header
 from tvwarray._kernels.hopper.pack import slabs_of
-from tvwarray._kernels.launch import multiply
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 
 ORDERS = ("forward", "reverse", "random")
 SHIPPED = {d: hopper_configs("90", d, True) for d in (FLOAT16, BFLOAT16)}

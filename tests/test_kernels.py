@@ -31,8 +31,8 @@ from kernel_problems import (
 )
 
 from tvwarray._kernels.config import KernelConfig
-from tvwarray._kernels.launch import multiply
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
 ARCHITECTURES = ("80", "90", "120")

@@ -81,16 +81,16 @@ def test_what_the_kernel_refuses_goes_to_the_next_backend(launcher: InterpreterL
     """Other dtypes, mixed ones, the transpose: each with a reason in a sentence."""
     product = uniform(32, 48, 8, tile_rows=16, keep=0.5)
     a, x = TVWMatrix.from_storage(product.storage), product.x
-    assert reason(a.astype(np.float32), x.astype(np.float32)) == (
-        "needs float16 or bfloat16, got float32"
+    assert reason(a.astype(np.int16), x.astype(np.int16)) == (
+        "tensor cores have no products of int16"
     )
     assert reason(a, x.astype(BFLOAT16)) == ("needs A and X of one dtype, got float16 and bfloat16")
     assert reason(a.T, np.ones((32, 8), np.float16)) == (
         "A.T @ Y is not implemented by sm80_tvw_gemm"
     )
     assert (a.T @ np.ones((32, 8), np.float16)).shape == (48, 8)
-    with pytest.raises(BackendError, match=r"cuda: needs float16 or bfloat16, got float32"):
-        tvwarray.matmul(a.astype(np.float32), x.astype(np.float32), backend="cuda")
+    with pytest.raises(BackendError, match=r"cuda: tensor cores have no products of int16"):
+        tvwarray.matmul(a.astype(np.int16), x.astype(np.int16), backend="cuda")
     assert not launcher.reports
 
 

@@ -23,10 +23,10 @@ from ptx import (
     UninitialisedRead,
 )
 
-from tvwarray._kernels import launch, pack
+from tvwarray._kernels import pack, product
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.config import KernelConfig
-from tvwarray._kernels.launch import multiply
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
 KERNEL = "sm80_tvw_gemm.cu"
@@ -59,7 +59,7 @@ FIRST_BARRIER = "        block_barrier();\n        load_fragments"
 FIRST_WAIT = "        wait_for_copies();\n" + FIRST_BARRIER
 STORE_ONE = "if (n0 + e < n) to[e]"
 INSIDE = "column >= 0 && my_n < n"
-SECOND = "multiply_sparse<1>(to, a[1][m][0], b[i % 2][j], metadata[m])"
+SECOND = "multiply_sparse<1>(to, of[0], b[i % 2][j], word)"
 
 MUTANTS = {
     # ---- waiting ----
@@ -95,7 +95,8 @@ MUTANTS = {
         "            if (step + 1 < block.steps) block_barrier();\n" + NEXT, RaceError,
     ),
     "missing warp barrier": Mutant(
-        KERNEL, "    warp_barrier();\n", "", RaceError, "MissingWarpSync"
+        KERNEL, "        warp_barrier();\n#pragma unroll\n        for (int i = 0; i < stores",
+        "#pragma unroll\n        for (int i = 0; i < stores", RaceError, "MissingWarpSync",
     ),
     "ring one stage short": Mutant(
         KERNEL, "ring + config::stages * stage_bytes;",
@@ -103,15 +104,15 @@ MUTANTS = {
     ),
     # ---- metadata ----
     "swapped metadata halves": Mutant(
-        KERNEL, "metadata[m] = next_metadata[m];",
-        "metadata[m] = next_metadata[m] >> 16 | next_metadata[m] << 16;", WrongResultError,
+        KERNEL, "metadata[m][w] = next_metadata[m][w];",
+        "metadata[m][w] = next_metadata[m][w] >> 16 | next_metadata[m][w] << 16;", WrongResultError,
     ),
     "wrong selector": Mutant(KERNEL, SECOND, SECOND.replace("<1>", "<0>"), WrongResultError),
     "selector that does not exist": Mutant(
         KERNEL, SECOND, SECOND.replace("<1>", "<2>"), IllegalSelector
     ),
     "metadata of the next step": Mutant(
-        KERNEL, SECOND, SECOND.replace("metadata[m]", "next_metadata[m]"), WrongResultError
+        KERNEL, SECOND, SECOND.replace("word", "next_metadata[m][0]"), WrongResultError
     ),
     "metadata of zeros beyond the tile": Mutant(
         KERNEL, "copy_async(stage + meta_at + at, from, true)",
@@ -126,8 +127,8 @@ MUTANTS = {
         BankConflictError,
     ),
     "swizzle of another row": Mutant(
-        KERNEL, "swizzle(first_row, gather_chunk, x_chunks)",
-        "swizzle(first_row + 1, gather_chunk, x_chunks)", WrongResultError,
+        KERNEL, "swizzle_x(first_row, gather_chunk)",
+        "swizzle_x(first_row + 1, gather_chunk)", WrongResultError,
     ),
     "column list shifted": Mutant(
         KERNEL, "block.slots + warp * gather_rows", "block.slots + 1 + warp * gather_rows",
@@ -150,13 +151,14 @@ MUTANTS = {
         WrongResultError,
     ),
     "swapped columns of a pair": Mutant(
-        KERNEL, "round_pair(pair[0], pair[1])", "round_pair(pair[1], pair[0])", WrongResultError
+        KERNEL, "round_pair(low, high)", "round_pair(high, low)", WrongResultError
     ),
     "values of the wrong brick": Mutant(
         KERNEL, "= brick * brick_fragments", "= (brick ^ 1) * brick_fragments", WrongResultError
     ),
     "fragments of one set": Mutant(
-        KERNEL, "b[i % 2][j] = load", "b[(i + 1) % 2][j] = load", WrongResultError
+        KERNEL, "to)[group_columns] = b[i % 2];", "to)[group_columns] = b[(i + 1) % 2];",
+        WrongResultError
     ),
     # ---- edges ----
     "tail mask off by one": Mutant(
@@ -173,7 +175,9 @@ MUTANTS = {
     "bricks beyond the tile are stored": Mutant(
         KERNEL, "row < block.bricks * brick_rows ? load", "true ? load", RaceError, "CrossBlock"
     ),
-    "padding rows are stored": Mutant(KERNEL, "if (to_row[i] < 0) continue;", "", OutOfBounds),
+    "padding rows are stored": Mutant(
+        KERNEL, "if (to_row[i] >= 0) store", "store", OutOfBounds
+    ),
     "rows that are zero are left out": Mutant(
         KERNEL, "    // ---- Registers to Y", "    if (block.steps == 0) return;\n    // ----",
         UnwrittenError,
@@ -188,12 +192,12 @@ MUTANTS = {
     ),
     # ---- the work ----
     "the last strip is taken for a whole one": Mutant(
-        "layout.cuh", "const int width = min(strip, n_blocks - first);",
-        "const int width = strip;", UnwrittenError,
+        "layout.cuh", "const int width = min(strip, columns - first);",
+        "const int width = strip;", (UnwrittenError, OutOfBounds),
     ),
     "two blocks do the same": Mutant(
         "layout.cuh", "const int entry = within / width;",
-        "const int entry = within / width / 2 * 2;", (RaceError, UnwrittenError),
+        "const int entry = within / width / 2 * 2;", (RaceError, UnwrittenError, OutOfBounds),
     ),
 }  # fmt: skip
 
@@ -211,13 +215,13 @@ CONFIG = next(
 )
 
 
-def judge(sources: dict[str, str], product: Product, config: KernelConfig, order: Any) -> None:
+def judge(sources: dict[str, str], problem: Product, config: KernelConfig, order: Any) -> None:
     """Run altered sources on a product; raise what is wrong with them, return if nothing is."""
     kernel = compile_kernel(config, ARCHITECTURE, sources)
     launcher = InterpreterLauncher(ARCHITECTURE, order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_compiled", lambda *_: kernel)
-        got = multiply(launcher, pack.pack(product.storage), product.x, config=config)
+        patch.setattr(product, "_compiled", lambda *_: kernel)
+        got = multiply(launcher, pack.pack(problem.storage), problem.x, config=config)
     if not np.array_equal(got, expected()):
         raise WrongResultError
     if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
@@ -255,7 +259,7 @@ def test_metadata_padded_with_zeros_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 def test_swapped_metadata_halves_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     split = pack._split_meta
-    monkeypatch.setattr(pack, "_split_meta", lambda raw: split(raw)[..., ::-1])
+    monkeypatch.setattr(pack, "_split_meta", lambda raw, form: split(raw, form)[..., ::-1])
     with pytest.raises(WrongResultError):
         judge({}, case(), CONFIG, "forward")
 
@@ -264,6 +268,8 @@ def test_exchanged_values_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPat
     """Each exchange of two axes of equal length in a fragment."""
     split = pack._split_values
     for axis in (6, 7, 8):
-        monkeypatch.setattr(pack, "_split_values", lambda raw, a=axis: np.flip(split(raw), a))
+        monkeypatch.setattr(
+            pack, "_split_values", lambda raw, form, a=axis: np.flip(split(raw, form), a)
+        )
         with pytest.raises(WrongResultError):
             judge({}, case(), CONFIG, "forward")

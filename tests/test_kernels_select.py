@@ -107,10 +107,11 @@ def test_more_work_takes_longer() -> None:
     assert seconds(uniform(4096, 8192, 4096, 128)) > base
     assert seconds(uniform(4096, 4096, 8192, 128)) > base
     assert seconds(uniform(4096, 4096, 4096, 128, 0.25)) < base
-    # One long tile is not hidden by many short ones.
+    # One long tile is shared out: it takes longer than without, and less than by one block.
     long = uniform(4096, 4096, 128, 128)
+    short = seconds(long)
     long.steps[0] = 10_000
-    assert seconds(long) > 100 * 10_000 / H200.clock
+    assert short < seconds(long) < 100 * 10_000 / H200.clock
 
 
 MEASURED_SPEEDUPS = {
@@ -152,8 +153,8 @@ def test_what_limits_a_product_is_named() -> None:
     assert limit(uniform(4096, 4096, 4096, 128)) == "shared memory"
     assert limit(uniform(4096, 64, 16384, 128, 0.0)) == "memory"
     assert limit(uniform(128, 4096, 8, 128)) == "latency"
-    skewed = uniform(4096, 4096, 8, 128)
-    skewed.steps[0] = 1000
+    skewed = uniform(4096, 64, 8, 128)
+    skewed.steps[0] = 10  # too short to be shared out
     assert limit(skewed) == "one tile"
 
 
@@ -208,7 +209,10 @@ def test_a_config_says_which_rule_it_breaks(change: dict[str, Any], reason: str)
 
 def test_a_config_knows_what_it_costs() -> None:
     """128 x 256 by 8 warps: 64 rows of X, 128 half rows of A, 128 bytes of metadata a brick."""
-    assert KernelConfig("sm80_tvw_gemm", False, True, 128, 256, 64, 64, 4, 1) == GOOD
+    assert (
+        KernelConfig("sm80_tvw_gemm", "float16", True, 128, 256, 64, 64, 4, 1, output="float16")
+        == GOOD
+    )
     assert GOOD.threads == 256
     assert GOOD.stage_bytes == 64 * 256 * 2 + 128 * 32 * 2 + 8 * 128
     assert GOOD.products == 4 * 8 * 2

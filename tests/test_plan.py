@@ -112,4 +112,4 @@ def test_a_plan_says_why_no_kernel_runs():
     planned = tvwarray.plan(A, 8, device="H200")
     assert planned.gpu.seconds is None
     assert planned.predicted_share is None
-    assert "H200: no kernel, needs float16 or bfloat16" in str(planned)
+    assert "H200: no kernel, tensor cores have no such products" in str(planned)

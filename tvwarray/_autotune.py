@@ -11,7 +11,8 @@ import numpy as np
 from tvwarray._backends.cuda import BACKEND, CudaBackend
 from tvwarray._errors import BackendError
 from tvwarray._kernels import tuned
-from tvwarray._kernels.launch import multiply, problem_of
+from tvwarray._kernels.launch import problem_of
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
 from tvwarray._matmul import Operand, packed_for
 from tvwarray._namespace import from_host
@@ -63,8 +64,9 @@ def autotune(
     x = from_host(values.astype(storage.dtype), like=storage.data)
     if reason := backend.refusal(storage, x, transposed=A.transposed):
         raise BackendError(f"autotune runs kernels of the backend cuda, which {reason}.")
-    packed = packed_for(storage, backend)
-    ranked = [c.config for c in backend.plan(packed, x).candidates if not c.refusal]
+    whole = packed_for(storage, backend)
+    packed = whole.of()
+    ranked = [c.config for c in backend.plan(whole, x).candidates if not c.refusal]
     out = multiply(launcher, packed, x)
     times = {
         str(config): launcher.seconds(
@@ -75,4 +77,4 @@ def autotune(
     device = launcher.device(x)
     tuned.record(problem_of(packed, n), device, times)
     packed.memo.pop((n, device), None)
-    return backend.plan(packed, x)
+    return backend.plan(whole, x)

@@ -367,10 +367,10 @@ def _multiply(
     remainder = A.storage.remainder
     if not remainder:
         return run(x, out, epilogue=epilogue)
-    # Both parts of the product are added up before anything else is done to it.
+    # Both parts of the product are added up before anything else is done to it, in the type that
+    # products are summed in.
     dtype = product_dtype(A.storage.dtype, dtype_of(x))
-    kind = dtype if epilogue.is_cast else accumulate_dtype(dtype)
-    product = run(x, epilogue=Epilogue(out_dtype=kind))
+    product = run(x, epilogue=Epilogue(out_dtype=accumulate_dtype(dtype)))
     csr.add_product(remainder, A.storage.shape, x, product, transposed=A.transposed)
     return finish(epilogue, product, dtype, out)
 
@@ -383,10 +383,26 @@ def _multiply_batch(
     precision: Precision,
     epilogue: Epilogue,
 ) -> Array:
-    """Multiply (..., cols, n) as one matrix, (cols, all of the batch times n)."""
+    """Multiply (..., cols, n): the kernels of a GPU as it is, others as one wide matrix."""
     xp, n = array_namespace(x), x.shape[-1]
     lead = x.shape[:-2]
     count = math.prod(lead)
+    selection = _select(A, x, name, precision)
+    if isinstance(selection.backend, cuda.CudaBackend) and not A.storage.remainder:
+
+        def joined(part: Array | None) -> Array | None:
+            return None if part is None else xp.reshape(part, (count, *part.shape[-2:]))
+
+        steps = replace(epilogue, c=joined(epilogue.c), residual=joined(epilogue.residual))
+        packed = _PACKS.get(A.storage, selection.backend)
+        product = selection.backend.matmul(
+            packed, joined(x), epilogue=steps, precision=precision, transposed=A.transposed
+        )
+        product = xp.reshape(product, (*lead, A.shape[0], n))
+        if out is None:
+            return product
+        out[...] = product
+        return out
 
     def folded(part: Array | None) -> Array | None:
         if part is None:

@@ -33,7 +33,9 @@ class GpuPlan:
     def __str__(self) -> str:
         name, dense = self.device.name or f"sm_{self.device.architecture}", self.dense_seconds
         if self.seconds is None:
-            refusals = sorted({c.refusal for c in self.choice.candidates}) or ["no kernel is there"]
+            refusals = sorted({c.refusal for c in self.choice.candidates}) or [
+                "tensor cores have no such products"
+            ]
             return "\n".join(f"{name}: no kernel, {reason}" for reason in refusals)
         share, verdict = self.seconds / dense, f"{dense / self.seconds:.2f} times as long"
         if share >= 1:

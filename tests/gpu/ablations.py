@@ -15,11 +15,12 @@ import numpy as np
 from kernel_problems import BFLOAT16
 from timings import dense_us, matrix, median_us
 
-from tvwarray._kernels import launch
+from tvwarray._kernels import product
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.config import KernelConfig
-from tvwarray._kernels.launch import CupyLauncher, multiply
+from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
 KERNEL = "sm80_tvw_gemm.cu"
@@ -73,11 +74,11 @@ def time_variant(
     kernel = compile_kernel(config, launcher.device(x).architecture, altered(changes))
     if kernel.usage.spill_bytes:
         print(f"      (spills {kernel.usage.spill_bytes} bytes)")
-    kept, launch._compiled = launch._compiled, lambda *_: kernel
+    kept, product._compiled = product._compiled, lambda *_: kernel
     try:
         return median_us(lambda: multiply(launcher, packed, x, out, config), repeats)
     finally:
-        launch._compiled = kept
+        product._compiled = kept
 
 
 def main() -> None:

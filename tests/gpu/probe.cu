@@ -1,7 +1,8 @@
 // One tensor-core instruction and nothing else, for one warp: every lane brings its own registers
 // and gives its own back, so that hardware and interpreter can be compared lane by lane.
+#include "types.cuh"
 #include "config.cuh"
-#include "ptx.cuh"
+#include "products.cuh"
 
 template <int selector>
 __device__ void sparse(const Word* a, const Word* b, const Word* meta, const float* c, float* d) {

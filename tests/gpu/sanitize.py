@@ -35,8 +35,9 @@ def workload() -> None:
     import numpy as np
     from kernel_problems import BFLOAT16, FLOAT16, Product, draw_tiles, exact, integers, storage_of
 
-    from tvwarray._kernels.launch import CupyLauncher, multiply
+    from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
+    from tvwarray._kernels.product import multiply
     from tvwarray._kernels.select import configs
     from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 

@@ -20,8 +20,9 @@ import cupy
 import torch
 from kernel_problems import BFLOAT16, TileSpec, storage_of
 
-from tvwarray._kernels.launch import CupyLauncher, choose_config, multiply
+from tvwarray._kernels.launch import CupyLauncher, choose_config
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 
 

@@ -1,20 +1,50 @@
-"""The backend "cuda": products on NVIDIA tensor cores, for CuPy arrays of 16-bit floats."""
+"""The backend "cuda": products on NVIDIA tensor cores, for CuPy arrays.
+
+float16, bfloat16, int8 and float8 are multiplied as they are, float32 in bfloat16 parts or as tf32
+by `precision`, float64 by the tensor cores of sm_80 and sm_90; see `tvwarray._kernels.elements`.
+"""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field, replace
 from typing import Final
+from weakref import WeakKeyDictionary
 
-from tvwarray._dtypes import BFLOAT16, FLOAT16, Precision, accumulate_dtype
-from tvwarray._epilogue import IDENTITY, Epilogue, finish
+from tvwarray._dtypes import Precision
+from tvwarray._epilogue import IDENTITY, Epilogue
 from tvwarray._errors import BackendError
-from tvwarray._kernels.config import BRICK_ROWS, STEP_SLOTS
-from tvwarray._kernels.launch import CupyLauncher, Launcher, choose_config, multiply
-from tvwarray._kernels.pack import PackedMatrix, pack
+from tvwarray._kernels import elements
+from tvwarray._kernels.config import BRICK_ROWS, step_slots
+from tvwarray._kernels.elements import Form, as_pairs, form_of
+from tvwarray._kernels.launch import CupyLauncher, Launcher, choose_config
+from tvwarray._kernels.pack import PackedMatrix, crowded_pairs, pack
+from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
-from tvwarray._namespace import Array, as_dtype, dtype_of
+from tvwarray._namespace import Array, dtype_of
 from tvwarray._storage import TVWStorage
 
 _INDEX_MAX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class CudaPacked:
+    """A matrix, and what was packed of it: once for each way its values are multiplied."""
+
+    storage: TVWStorage
+    launcher: Launcher
+    forms: dict[Form, PackedMatrix] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, precision: Precision = "default") -> PackedMatrix:
+        """Return the matrix as it is multiplied with `precision`, packed now or earlier."""
+        form = form_of(self.storage.dtype, precision)
+        assert form is not None, "refusal() was not asked"
+        with self._lock:
+            if form not in self.forms:
+                with self.launcher.using(self.storage.data):
+                    self.forms[form] = pack(self.storage, form)
+            return self.forms[form]
 
 
 class CudaBackend:
@@ -30,6 +60,7 @@ class CudaBackend:
 
     def __init__(self, launcher: Launcher | None = None) -> None:
         self.launcher: Launcher = CupyLauncher() if launcher is None else launcher
+        self._crowded: WeakKeyDictionary[TVWStorage, int] = WeakKeyDictionary()
 
     def refusal(
         self,
@@ -44,28 +75,41 @@ class CudaBackend:
             return reason
         if transposed:
             return "A.T @ Y is not implemented by sm80_tvw_gemm"
-        for dtype in (storage.dtype, dtype_of(x)):
-            if dtype not in (FLOAT16, BFLOAT16):
-                return f"needs float16 or bfloat16, got {dtype.name}"
+        form = form_of(storage.dtype, precision)
+        if form is None:
+            return f"tensor cores have no products of {storage.dtype.name}"
         if dtype_of(x) != storage.dtype:
             return f"needs A and X of one dtype, got {storage.dtype.name} and {dtype_of(x).name}"
+        if reason := elements.refusal(form, self.launcher.device(x).architecture):
+            return reason
+        if form.element == "tf32" and (crowded := self._crowded_pairs(storage)):
+            return crowded_pairs(crowded)
         padded_rows = -(-storage.rows_of // BRICK_ROWS)
-        steps = -(-storage.slots_of // STEP_SLOTS)
+        width = step_slots(form.element)
+        steps = -(-storage.slots_of // width)
         # The kernel counts slots, bricks and columns in 32 bits.
-        if max(int(steps.sum()) * STEP_SLOTS, int((padded_rows * steps).sum())) > _INDEX_MAX // 2:
+        if max(int(steps.sum()) * width, int((padded_rows * steps).sum())) > _INDEX_MAX // 2:
             return "has more than 2**30 slots or bricks"
-        if x.shape[1] > _INDEX_MAX // 4:
-            return f"needs at most 2**29 columns of X, got {x.shape[1]}"
+        if x.shape[-1] > _INDEX_MAX // 4:
+            return f"needs at most 2**29 columns of X, got {x.shape[-1]}"
         return ""
 
-    def pack(self, storage: TVWStorage) -> PackedMatrix:
-        """Return `storage` in the order of the kernel, on its device."""
-        with self.launcher.using(storage.data):
-            return pack(storage)
+    def _crowded_pairs(self, storage: TVWStorage) -> int:
+        """Return how many pairs of slots hold two values, which tf32 cannot multiply."""
+        if storage.meta is None:
+            return 0
+        if storage not in self._crowded:
+            with self.launcher.using(storage.data):
+                self._crowded[storage] = as_pairs(storage.data, storage.meta).crowded
+        return self._crowded[storage]
 
-    def plan(self, packed: PackedMatrix, x: Array) -> Choice:
+    def pack(self, storage: TVWStorage) -> CudaPacked:
+        """Return the order of the kernel for `storage`, which is packed when it is first used."""
+        return CudaPacked(replace(storage), self.launcher)
+
+    def plan(self, packed: CudaPacked, x: Array, precision: Precision = "default") -> Choice:
         """Return the kernels that could run ``A @ x``, best first, refused ones with the reason."""
-        return choose_config(packed, int(x.shape[1]), self.launcher.device(x))
+        return choose_config(packed.of(precision), int(x.shape[-1]), self.launcher.device(x))
 
     def matmul(
         self,
@@ -81,25 +125,24 @@ class CudaBackend:
 
         Parameters
         ----------
-        packed : PackedMatrix
+        packed : CudaPacked
             What `pack` made.
-        x : array, shape (cols, n)
-            Read in place if its rows are contiguous and begin at multiples of 16 bytes and n is
-            a multiple of 8; otherwise it is copied first.
-        out : array, shape (rows, n), optional
+        x : array, shape (cols, n) or (batch, cols, n)
+            Read in place if its rows are contiguous, and begin at multiples of 16 bytes and are as
+            long; otherwise it is copied first.
+        out : array, shape (rows, n) or (batch, rows, n), optional
+        epilogue : Epilogue
+            Fused, but for functions that are no named activation, integers and float64.
+        precision : {"default", "highest", "high", "tf32"}
 
         Raises
         ------
         BackendError
             If `transposed`, or if the kernel does not compile or is refused by the device.
         """
-        if transposed or not isinstance(packed, PackedMatrix):
+        if transposed or not isinstance(packed, CudaPacked):
             raise BackendError("backend cuda runs A @ X for what its pack() made, nothing else.")
-        if epilogue is IDENTITY:
-            return multiply(self.launcher, packed, x, out)
-        dtype = packed.dtype
-        product = as_dtype(multiply(self.launcher, packed, x), accumulate_dtype(dtype))
-        return finish(epilogue, product, dtype, out)
+        return multiply(self.launcher, packed.of(precision), x, out, epilogue=epilogue)
 
 
 BACKEND: Final = CudaBackend()

@@ -31,12 +31,6 @@ from tvwarray._errors import BackendError
 CACHE_VARIABLE: Final = "TVWARRAY_CACHE_DIR"
 """The environment variable that says where compiled kernels are kept."""
 
-HEADERS: Final = {
-    "sm80_tvw_gemm": ("ptx.cuh", "layout.cuh"),
-    "sm90_tvw_gemm": ("sm90_ptx.cuh", "sm90_layout.cuh"),
-}
-"""The shipped headers that each kernel file includes."""
-
 FLAGS: Final = ("--std=c++17", "--ptxas-options=-v")
 
 _PARTS: Final = ("kernel.ptx", "kernel.cubin", "log.txt")
@@ -186,8 +180,15 @@ def compile_source(main: str, texts: Mapping[str, str], architecture: str) -> Pa
 def shipped_sources(kernel: str) -> Mapping[str, str]:
     """Return the texts of the kernel file and of the headers it includes, by name."""
     package = resources.files("tvwarray._kernels")
-    names = (f"{kernel}.cu", *HEADERS[kernel])
-    return {name: package.joinpath(name).read_text() for name in names}
+    texts: dict[str, str] = {}
+    wanted = [f"{kernel}.cu"]
+    while wanted:
+        name = wanted.pop()
+        if name in texts or not package.joinpath(name).is_file():
+            continue  # those that are made from the config are not there
+        texts[name] = package.joinpath(name).read_text()
+        wanted += re.findall(r'^#include "(.+)"', texts[name], re.MULTILINE)
+    return texts
 
 
 def cache_folder() -> Path:

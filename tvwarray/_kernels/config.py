@@ -8,10 +8,10 @@ it knows what it costs: threads, shared memory, and the instructions a stage tak
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Literal
 
 STEP_SLOTS: Final = 64
-"""Slots of a stage: what one word of metadata covers."""
+"""Slots of a step of all but 8-bit values; see `step_slots`."""
 
 BRICK_ROWS: Final = 16
 """Rows of a tensor-core instruction; the unit in which tiles are packed."""
@@ -20,6 +20,39 @@ ARCHITECTURES: Final = ("80", "86", "89", "90", "90a", "100", "120")
 """What the kernels are compiled for in the tests; other minor versions of these compile too."""
 
 REGISTERS_PER_MULTIPROCESSOR: Final = 65536
+
+SIXTEEN_BIT: Final = ("float16", "bfloat16")
+
+
+Element = Literal[
+    "float16", "bfloat16", "int8", "float8_e4m3", "float8_e5m2", "tf32", "float64",
+    "float32", "int32",
+]  # fmt: skip
+"""What values are. The last two are results only: tensor cores have no products of them."""
+
+ELEMENT_BYTES: Final[dict[str, int]] = {
+    "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3": 1, "float8_e5m2": 1, "tf32": 4,
+    "float64": 8, "float32": 4, "int32": 4,
+}  # fmt: skip
+
+SUM_OF: Final[dict[str, Element]] = {"int8": "int32", "float64": "float64"}
+"""What products are summed in, where that is not float32."""
+
+
+def step_slots(element: str) -> int:
+    """Return the slots of a step: what a brick is wide, 64, or 128 of 8-bit values."""
+    return 128 if ELEMENT_BYTES[element] == 1 else 64
+
+
+def brick_value_bytes(element: str, sparse: bool) -> int:
+    """Return the bytes of a brick's values, without those of further parts."""
+    return BRICK_ROWS * step_slots(element) * ELEMENT_BYTES[element] // (2 if sparse else 1)
+
+
+def brick_meta_bytes(element: str, sparse: bool) -> int:
+    """Return the bytes of a brick's metadata: a nibble for four slots, or for two of tf32."""
+    group = 2 if element == "tf32" else 4
+    return BRICK_ROWS * step_slots(element) // group // 2 if sparse else 0
 
 
 @dataclass(frozen=True)
@@ -31,8 +64,8 @@ class KernelConfig:
 
     kernel: str
     """The source file, and the name of the kernel in it."""
-    bfloat16: bool
-    """Values and X are bfloat16, else float16."""
+    element: Element
+    """What the values of A and X are, as tensor cores take them."""
     sparse: bool
     """Pattern (2, 4) through ``mma.sp``, else all slots stored, through ``mma``."""
     block_rows: int
@@ -44,9 +77,33 @@ class KernelConfig:
     warp_n: int
     """Columns of the block that one warp computes."""
     stages: int
-    """Stages of 64 slots in the ring in shared memory: one is read, the others arrive."""
+    """Stages of a step each in the ring in shared memory: one is read, the others arrive."""
     min_blocks: int
     """Blocks a multiprocessor must have registers for."""
+    parts: int = 1
+    """Parts that a value is the sum of: float32 as two or three bfloat16."""
+    output: Element = "float32"
+    """What the result is stored as."""
+    fused: bool = False
+    """Whether anything happens to the sums but a cast."""
+    activation: Literal["none", "relu", "gelu", "gelu_tanh", "silu"] = "none"
+    pieces: bool = False
+    """Whether the work list may hold pieces of tiles, whose sums are added up."""
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether 16-bit results are bfloat16."""
+        return self.output == "bfloat16"
+
+    @property
+    def sum_element(self) -> Element:
+        """What products are summed in."""
+        return SUM_OF.get(self.element, "float32")
+
+    @property
+    def step_slots(self) -> int:
+        """Slots of a step."""
+        return step_slots(self.element)
 
     @property
     def warps(self) -> int:
@@ -61,13 +118,14 @@ class KernelConfig:
     @property
     def x_stage_bytes(self) -> int:
         """Bytes of X in a stage."""
-        return STEP_SLOTS * self.block_n * 2
+        return self.parts * self.step_slots * self.block_n * ELEMENT_BYTES[self.element]
 
     @property
     def a_stage_bytes(self) -> int:
         """Bytes of values and metadata in a stage."""
-        per_row = STEP_SLOTS + STEP_SLOTS // 8 if self.sparse else 2 * STEP_SLOTS
-        return self.block_rows * per_row
+        values = self.parts * brick_value_bytes(self.element, self.sparse)
+        brick = values + brick_meta_bytes(self.element, self.sparse)
+        return self.block_rows // BRICK_ROWS * brick
 
     @property
     def stage_bytes(self) -> int:
@@ -87,8 +145,10 @@ class KernelConfig:
     @property
     def products(self) -> int:
         """Tensor-core instructions that the loop body of one warp holds."""
-        slots = 32 if self.sparse else 16
-        return (self.warp_rows // 16) * (self.warp_n // 8) * (STEP_SLOTS // slots)
+        slots = 64 // ELEMENT_BYTES[self.element] // (1 if self.sparse else 2)
+        pairs = self.parts * (self.parts + 1) // 2
+        of_step = (self.warp_rows // 16) * (self.warp_n // 8) * (self.step_slots // slots) * pairs
+        return of_step * (2 if self.element == "float64" else 1)
 
     def refusal(self) -> str:
         """Return which rule of the kernel this config breaks, or an empty string."""
@@ -96,14 +156,31 @@ class KernelConfig:
             return f"warps of {self.warp_rows} x {self.warp_n} do not tile the block"
         if self.warp_rows % BRICK_ROWS or self.warp_n % 16:
             return "a warp computes multiples of 16 rows and of 16 columns"
-        if self.block_n not in (32, 64, 128, 256):
-            return f"block_n is {self.block_n}; a row of a stage is 4, 8, 16 or 32 chunks"
-        rows_at_once = 32 // (self.block_n // 8) * self.warps
-        if rows_at_once % 8 or STEP_SLOTS % rows_at_once:
+        chunks = self.block_n * ELEMENT_BYTES[self.element] // 16
+        if chunks not in (2, 4, 8, 16, 32):
+            return (
+                f"block_n is {self.block_n}; a row of a stage is {chunks} chunks and must be 2, 4, "
+                "8, 16 or 32"
+            )
+        rows_at_once = 32 // chunks * self.warps
+        if rows_at_once % 8 or self.step_slots % rows_at_once:
             return f"the block gathers {rows_at_once} rows at once; it must be 8, 16, 32 or 64"
+        if self.step_slots // self.warps > 32:
+            return f"{self.warps} warps gather more than 32 rows each"
         if self.stages < 2:
             return "stages is below 2; one is read while another arrives"
-        if self.block_rows * self.block_n * 2 > self.shared_bytes:
+        if self.parts > 1 and self.element != "bfloat16":
+            return "parts are bfloat16"
+        if self.element in ("float32", "int32"):
+            return f"tensor cores have no products of {self.element}"
+        if self.sparse and self.element == "float64":
+            return "float64 has no mma.sp"
+        if self.element in ("int8", "float64") and self.output not in (
+            ("float64",) if self.element == "float64" else ("int32", "float32", *SIXTEEN_BIT)
+        ):
+            return f"products of {self.element} are not stored as {self.output}"
+        staged = ELEMENT_BYTES[self.output] if self.is_plain else 4
+        if self.block_rows * self.block_n * staged > self.shared_bytes and self.is_plain:
             return "the result does not fit into the ring through which it is stored"
         return ""
 
@@ -115,6 +192,11 @@ class KernelConfig:
         """Return the texts of the headers that are made from the config, by name."""
         return {"config.cuh": self.header()}
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether sums are rounded to 16 bits and stored, and nothing else."""
+        return not self.fused and self.output in SIXTEEN_BIT and self.sum_element == "float32"
+
     def header(self) -> str:
         """Return the text of ``config.cuh``."""
         lines = ["#pragma once", "namespace config {"]
@@ -122,14 +204,28 @@ class KernelConfig:
             value = getattr(self, field.name)
             if field.name == "kernel":
                 continue
-            kind = "bool" if isinstance(value, bool) else "int"
-            lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
+            if field.name in ("element", "output"):
+                lines.append(f"constexpr Element {field.name} = Element::{value};")
+            elif field.name == "activation":
+                lines.append(f"constexpr Activation {field.name} = Activation::{value};")
+            else:
+                kind = "bool" if isinstance(value, bool) else "int"
+                lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
+        lines.append(f"constexpr bool bfloat16 = {str(self.bfloat16).lower()};")
         return "\n".join([*lines, "}  // namespace config", ""])
 
     def __str__(self) -> str:
         """Return a line such as ``sm80_tvw_gemm float16 2:4 128x256, warps 64x64, 4 stages``."""
-        return (
-            f"{self.kernel} {'bfloat16' if self.bfloat16 else 'float16'} "
-            f"{'2:4' if self.sparse else 'all slots'} {self.block_rows}x{self.block_n}, "
-            f"warps {self.warp_rows}x{self.warp_n}, {self.stages} stages"
+        element = f"{self.element} x {self.parts}" if self.parts > 1 else self.element
+        text = (
+            f"{self.kernel} {element} {'2:4' if self.sparse else 'all slots'} "
+            f"{self.block_rows}x{self.block_n}, warps {self.warp_rows}x{self.warp_n}, "
+            f"{self.stages} stages"
         )
+        if self.output != self.element and not (self.parts > 1 and self.output == "float32"):
+            text += f", to {self.output}"
+        if self.fused:
+            text += f", fused {self.activation}"
+        if self.pieces:
+            text += ", in pieces"
+        return text

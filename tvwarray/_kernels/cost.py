@@ -22,8 +22,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tvwarray._dtypes import DType
-from tvwarray._kernels.config import BRICK_ROWS, STEP_SLOTS, KernelConfig
+from tvwarray._kernels.balance import most_steps
+from tvwarray._kernels.config import (
+    BRICK_ROWS,
+    KernelConfig,
+    brick_meta_bytes,
+    brick_value_bytes,
+    step_slots,
+)
 from tvwarray._kernels.devices import Device, generation
+from tvwarray._kernels.elements import Form, form_of
 
 HostArray = np.ndarray[Any, Any]
 
@@ -82,14 +90,25 @@ class Problem:
     steps: HostArray
     """int64 (tiles,): steps of 64 slots of each tile, 0 for rows that are zero."""
     n: int
+    way: Form | None = None
+    """How the values are multiplied, if not as they are."""
+
+    @property
+    def form(self) -> Form:
+        """How the values are multiplied."""
+        form = self.way or form_of(self.dtype)
+        assert form is not None, "refusal() was not asked"
+        return form
 
     @property
     def nbytes(self) -> int:
         """Bytes of A as packed, of X's rows that are read, and of Y: they cross the memory once."""
         size = self.dtype.itemsize
-        per_step = STEP_SLOTS // 2 * size + STEP_SLOTS // 8 if self.sparse else STEP_SLOTS * size
-        values = int((self.bricks * self.steps).sum()) * BRICK_ROWS * per_step
-        read = min(self.shape[1], int(self.steps.sum()) * STEP_SLOTS)
+        element, slots = self.form.element, step_slots(self.form.element)
+        brick = self.form.parts * brick_value_bytes(element, self.sparse)
+        brick += brick_meta_bytes(element, self.sparse)
+        values = int((self.bricks * self.steps).sum()) * brick
+        read = min(self.shape[1], int(self.steps.sum()) * slots)
         return values + (self.shape[0] + read) * self.n * size
 
 
@@ -138,8 +157,11 @@ def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device)
 
 def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[float, str]:
     """Return the clocks from the first block's start to the last one's end, and their limit."""
-    height = config.block_rows // BRICK_ROWS
-    blocks = -(-problem.bricks // height) * -(-problem.n // config.block_n)
+    columns = ceil(problem.n / config.block_n)
+    tiles, height = (problem.bricks, problem.steps), config.block_rows // BRICK_ROWS
+    limit_steps = most_steps(*tiles, columns, config, device.multiprocessors)
+    pieces = np.maximum(1, -(-problem.steps // limit_steps)) if limit_steps else 1
+    blocks = -(-problem.bricks // height) * columns * pieces
     count = int(blocks.sum())
     if count == 0:
         return 0.0, "launch"
@@ -148,8 +170,9 @@ def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[flo
     resident = min(config.min_blocks, busiest)
     latency = LATENCY_CLOCKS / (config.stages - 1)
     busy, limit = _step(config, resident, RATES[generation(device.architecture)])
-    mean = float((blocks * problem.steps).sum()) / count * max(busy, latency / resident)
-    longest = float(np.max(problem.steps)) * max(busy, latency) + BLOCK_CLOCKS
+    steps = problem.steps / pieces
+    mean = float((blocks * steps).sum()) / count * max(busy, latency / resident)
+    longest = float(np.max(steps)) * max(busy, latency) + BLOCK_CLOCKS
     together = busiest * (mean + BLOCK_CLOCKS / resident)
     if longest > together:
         return longest, "one tile"
@@ -158,9 +181,15 @@ def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[flo
 
 def _step(config: KernelConfig, resident: int, rates: Rates) -> tuple[float, str]:
     """Return the clocks of a step for its multiprocessor, and what takes the most of them."""
+    # Instructions of all elements read operands of equal size and take equally long, but those of
+    # float64, m8n8k4: 256 multiply-adds at a sixteenth of float16's rate.
     clocks = rates.sparse_clocks if config.sparse else rates.dense_clocks
-    values = config.warp_rows * STEP_SLOTS * (1 if config.sparse else 2)
-    read = config.warps * (values + config.warp_n * STEP_SLOTS * 2)
+    if config.element == "float64":
+        clocks = 2 * rates.dense_clocks
+    read = config.warps * (
+        config.a_stage_bytes * config.warp_rows // config.block_rows
+        + config.x_stage_bytes * config.warp_n // config.block_n
+    )
     paths = {
         "tensor cores": config.warps * config.products * clocks,
         "L2": config.stage_bytes / rates.l2_bytes,

@@ -1,4 +1,4 @@
-"""The product: which kernel, which grid, which arguments; and the `Launcher` that starts it.
+"""The `Launcher` that starts kernels, and which one it is to start.
 
 A launcher is all that touches a GPU. CuPy's is here; the tests have another one, which executes the
 same PTX without a GPU, so that everything else in this package runs on any machine.
@@ -9,29 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 import numpy as np
 
-from tvwarray._errors import BackendError
-from tvwarray._kernels.compile import CompiledKernel, compile_kernel
-from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.compile import CompiledKernel
+from tvwarray._kernels.config import step_slots
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
-from tvwarray._kernels.hopper.config import HopperConfig
-from tvwarray._kernels.hopper.pack import slabs_of
+from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.pack import PackedMatrix, Tiles
 from tvwarray._kernels.select import Choice, choose
 from tvwarray._kernels.tuned import measured
-from tvwarray._namespace import Array, array_namespace, device_of
+from tvwarray._namespace import Array
 from tvwarray._storage import TVWStorage
 
-ALIGNMENT: Final = 8
-"""Values of 16 bits in the 16 bytes that a copy moves: what row lengths of X are a multiple of."""
+
+class Result(NamedTuple):
+    """An argument that a kernel writes all elements of."""
+
+    array: Array
+
+
+class Scratch(NamedTuple):
+    """An argument that a kernel may write, and whose contents mean nothing afterwards."""
+
+    array: Array
+
 
 Argument = Any
-"""An array, whose address is passed, or an integer, passed as int32."""
+"""An array, Result or Scratch, whose address is passed; None, a null pointer; an int or a float,
+passed as int32 or float32; a NumPy scalar, as it is."""
 
 
 class Launcher(Protocol):
@@ -117,8 +126,7 @@ class CupyLauncher:
                 function = kernel.module().get_function(kernel.name)
                 function.max_dynamic_shared_size_bytes = shared  # beyond 48 KB it must be asked for
                 self._functions[key] = function
-            passed = tuple(np.int32(a) if isinstance(a, int) else a for a in args)
-            function((grid,), (threads,), passed, shared_mem=shared)
+            function((grid,), (threads,), tuple(map(_passed, args)), shared_mem=shared)
 
     def seconds(self, run: Callable[[], object], *, like: Array, repeats: int) -> float:
         """Return the median time of what `run` launches on the device of `like`, L2 flushed."""
@@ -137,6 +145,16 @@ class CupyLauncher:
                 stop.synchronize()
                 times.append(1e-3 * cupy.cuda.get_elapsed_time(start, stop))
         return float(np.median(times))
+
+
+def _passed(argument: Argument) -> Any:
+    if argument is None:
+        return np.intp(0)
+    if isinstance(argument, Result | Scratch):
+        return argument.array
+    if isinstance(argument, int):
+        return np.int32(argument)
+    return np.float32(argument) if isinstance(argument, float) else argument
 
 
 @cache
@@ -167,7 +185,9 @@ def _describe(device: int) -> Device:
 def problem_of(packed: PackedMatrix, n: int) -> Problem:
     """Return what the choice of a kernel for `packed` and `n` columns depends on."""
     tiles = packed.tiles
-    return Problem(packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n)
+    return Problem(
+        packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n, packed.form
+    )
 
 
 def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
@@ -182,117 +202,10 @@ def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
 
 def choose_for(storage: TVWStorage, n: int, device: Device) -> Choice:
     """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
-    tiles, sparse = Tiles.of_storage(storage), storage.vector is not None
-    problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n)
+    form = form_of(storage.dtype)
+    if form is None:
+        return Choice(())
+    sparse = form.keeps_pattern(storage.vector is not None)
+    tiles = Tiles.of_storage(storage, step_slots(form.element))
+    problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form)
     return measured(choose(problem, device), problem, device)
-
-
-def multiply(
-    launcher: Launcher,
-    packed: PackedMatrix,
-    x: Array,
-    out: Array | None = None,
-    config: KernelConfig | HopperConfig | None = None,
-) -> Array:
-    """Return ``A @ x``, by one launch.
-
-    Parameters
-    ----------
-    launcher : Launcher
-    packed : PackedMatrix
-        A, of shape (rows, cols), on the device of `x`.
-    x : array, shape (cols, n), of A's dtype
-        Read where it lies if its rows are contiguous, begin at multiples of 16 bytes, and n is a
-        multiple of 8; otherwise copied first, which costs one more pass over it.
-    out : array, shape (rows, n), of A's dtype, optional
-        Written where it lies if its rows are contiguous; 16 bytes at a time where its rows begin
-        at multiples of 16 bytes, else 2 bytes at a time.
-    config : KernelConfig or HopperConfig, optional
-        The kernel to run, instead of the one `choose_config` ranks first.
-
-    Raises
-    ------
-    BackendError
-        If no kernel runs the product, or it does not compile.
-    """
-    with launcher.using(x):
-        return _multiply(launcher, packed, x, out, config)
-
-
-def _multiply(
-    launcher: Launcher,
-    packed: PackedMatrix,
-    x: Array,
-    out: Array | None,
-    config: KernelConfig | HopperConfig | None,
-) -> Array:
-    (rows, cols), n = packed.shape, int(x.shape[1])
-    xp = array_namespace(packed.values)
-    if out is None:
-        out = xp.empty((rows, n), dtype=x.dtype, device=device_of(x))
-    if rows == 0 or n == 0:
-        return out
-    device = launcher.device(x)
-    config = config or _best(packed, n, device)
-    kernel = _compiled(config, device.architecture)
-
-    pitch = _row_pitch(out)
-    y = out if pitch >= n else xp.empty((rows, n), dtype=x.dtype, device=device_of(x))
-    x = _readable(launcher, x)
-    n_blocks = -(-n // config.block_n)
-    strip_bytes = 2 * max(cols, 1) * config.block_n
-    strip = min(n_blocks, max(1, device.l2_bytes // 3 // strip_bytes))
-    a: tuple[Array, ...]
-    if isinstance(config, HopperConfig):
-        slabs = slabs_of(packed)
-        work, a = slabs.work_list(config.block_rows), (slabs.slabs,)
-    else:
-        work, a = packed.work_list(config.block_rows), (packed.values, packed.meta)
-    entries = int(work.shape[0])
-    grid = entries * n_blocks
-    if isinstance(config, HopperConfig):  # its blocks take one item after another
-        grid = min(grid, device.multiprocessors)
-    args = (
-        x, _row_pitch(x), y, _row_pitch(y), *a, packed.cols, packed.rows, work,
-        entries, n, n_blocks, strip,
-    )  # fmt: skip
-    launcher.launch(kernel, grid, args, x)
-    if y is not out:
-        out[...] = y
-    return out
-
-
-@cache
-def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> CompiledKernel:
-    return compile_kernel(config, architecture)
-
-
-def _best(packed: PackedMatrix, n: int, device: Device) -> KernelConfig | HopperConfig:
-    choice = choose_config(packed, n, device)
-    if choice.config is None:
-        raise BackendError(
-            f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}"
-        )
-    return choice.config
-
-
-def _row_pitch(x: Array) -> int:
-    """Return how many elements the rows of `x` are apart, or -1 where a row is not contiguous."""
-    size, (rows, n) = x.dtype.itemsize, x.shape
-    if n > 1 and x.strides[1] != size:
-        return -1
-    return int(n if rows == 1 else x.strides[0] // size)
-
-
-def _readable(launcher: Launcher, x: Array) -> Array:
-    """Return `x`, or a copy of it with rows of whole, aligned 16-byte chunks."""
-    cols, n = x.shape
-    pitch = _row_pitch(x)
-    aligned = n % ALIGNMENT == 0 and pitch % ALIGNMENT == 0 and launcher.address(x) % 16 == 0
-    if aligned and n <= pitch < 2**30:
-        return x
-    xp = array_namespace(x)
-    width = -(-n // ALIGNMENT) * ALIGNMENT
-    padded = xp.zeros((cols, width), dtype=x.dtype, device=device_of(x))
-    padded[:, :n] = x
-    return padded

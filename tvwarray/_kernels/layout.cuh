@@ -1,13 +1,15 @@
 // Where everything lies: the packed matrix, a stage in shared memory, and who computes what.
 #pragma once
+#include "types.cuh"
 #include "config.cuh"
-#include "ptx.cuh"
+#include "products.cuh"
 
 // ---- The packed matrix -------------------------------------------------------------------------
 //
-// pack.py cuts each tile into bricks of 16 rows x 64 slots, filled up with zeros at the edges:
+// pack.py cuts each tile into bricks of 16 rows x 64 slots (128 of 8-bit values), filled up with
+// zeros at the edges:
 //
-//            step 0     step 1     step 2          64 slots a step
+//            step 0     step 1     step 2          64 or 128 slots a step
 //          +----------+----------+----------+
 //   16 rows| brick 0  | brick 2  | brick 4  |      bricks of one step lie together, so what a block
 //          +----------+----------+----------+      loads for a stage is one contiguous piece
@@ -16,32 +18,39 @@
 //
 // Values of a brick: fragments one after another, each 32 lanes x 16 bytes in lane order, so that a
 // lane loads its whole FragmentA by one 16-byte access and a warp reads 512 bytes in a row. A
-// fragment covers 32 slots with 2:4 and 16 slots without. Metadata of a brick: 32 lanes x 1 word.
+// fragment covers all slots of a FragmentB with 2:4 and half of them without. Metadata of a brick:
+// 32 lanes x 1 word, or twice that. The parts of a value (float32 as several bfloat16) are as many
+// arrays of values, which share the metadata.
 __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 constexpr int brick_rows = 16;
-constexpr int step_slots = 64;
-constexpr int brick_fragments = config::sparse ? 2 : 4;
+constexpr int step_slots = element_bytes == 1 ? 128 : 64;
+constexpr int k_slots = 64 / element_bytes;  // of a FragmentB
+constexpr int k_steps = step_slots / k_slots;
+constexpr int k_fragments = config::sparse ? 1 : 2;  // of A, for a FragmentB
+constexpr int brick_fragments = k_steps * k_fragments;
 constexpr int fragment_bytes = 32 * sizeof(FragmentA);
 constexpr int brick_value_bytes = brick_fragments * fragment_bytes;
-constexpr int brick_meta_bytes = config::sparse ? 32 * sizeof(Word) : 0;
+constexpr int meta_words = element_bytes == 2 ? 1 : 2;  // of a lane, for a brick
+constexpr int selectors = k_steps / meta_words;         // products that share a word
+constexpr int brick_meta_bytes = config::sparse ? meta_words * 32 * sizeof(Word) : 0;
 
 // ---- One stage in shared memory ----------------------------------------------------------------
 //
-//   X       64 rows (slots) of block_n Halfs, swizzled
-//   values  block_rows / 16 bricks
+//   X       for each part: step_slots rows of block_n elements, swizzled
+//   values  for each part: block_rows / 16 bricks
 //   meta    block_rows / 16 bricks
 constexpr int chunk_bytes = sizeof(Chunk);
-constexpr int chunk_halfs = chunk_bytes / sizeof(Half);
-constexpr int x_chunks = config::block_n / chunk_halfs;  // of a row
+constexpr int chunk_elements = chunk_bytes / element_bytes;
+constexpr int x_chunks = config::block_n / chunk_elements;  // of a row
 constexpr int x_row_bytes = x_chunks * chunk_bytes;
-constexpr int x_bytes = step_slots * x_row_bytes;
+constexpr int x_bytes = step_slots * x_row_bytes;  // of a part
 constexpr int block_bricks = config::block_rows / brick_rows;
 constexpr int value_bytes = block_bricks * brick_value_bytes;
 constexpr int meta_bytes = block_bricks * brick_meta_bytes;
-constexpr int stage_bytes = x_bytes + value_bytes + meta_bytes;
-constexpr int values_at = x_bytes;
-constexpr int meta_at = x_bytes + value_bytes;
+constexpr int values_at = config::parts * x_bytes;
+constexpr int meta_at = values_at + config::parts * value_bytes;
+constexpr int stage_bytes = meta_at + meta_bytes;
 
 // Where chunk `chunk` of row `row` stands in its row, for rows of `chunks` chunks of 16 bytes.
 //
@@ -59,6 +68,20 @@ constexpr int meta_at = x_bytes + value_bytes;
 __device__ constexpr int swizzle(int row, int chunk, int chunks) {
     const int width = chunks < 8 ? chunks : 8;
     return chunk ^ (row / (8 / width) % width);
+}
+
+// The same for X. Elements of 4 and 8 bytes are not loaded by ldmatrix but one by one: a lane 4 g + t
+// reads column g of row t, so that four rows meet, each at a run of 32 bytes, two chunks. Counting
+// rows in pairs of chunks sends them to the four quarters of a line.
+__device__ constexpr int swizzle_x(int row, int chunk) {
+    return element_bytes <= 2 ? swizzle(row, chunk, x_chunks) : chunk ^ row % 4 * 2;
+}
+
+// The same for a brick of sums on their way to Y. Lanes 4 g + t write 8 or 16 bytes each of rows g,
+// which must not meet within four rows (8 bytes) and within two (16 bytes): row 1 goes to the other
+// half of a line, row 2 to the other quarter. Rows of 4 chunks alternate between halves as they are.
+__device__ constexpr int swizzle_sums(int row, int chunk, int chunks) {
+    return chunk ^ ((chunks >= 8 ? row % 2 * 4 : 0) | (row & 2));
 }
 
 // ---- Who computes what -------------------------------------------------------------------------
@@ -79,20 +102,25 @@ constexpr int threads = 32 * warps;
 constexpr int warp_bricks = config::warp_rows / brick_rows;
 constexpr int warp_columns = config::warp_n / 8;
 
-// What a block computes: an entry of the work list, made by pack.py.
+// What a block computes: an entry of the work list, made by pack.py. The steps of a long tile are
+// shared out to several blocks, the pieces.
 struct Block {
-    int brick;   // its first brick of the packed matrix
-    int stride;  // bricks from one step to the next: the height of the tile
-    int bricks;  // how many it holds, at most block_bricks
-    int steps;   // 0 for rows that are zero: they are written like all others
-    int slots;   // where the tile's column list begins
-    int rows;    // where the block's row list begins
+    int brick;        // its first brick of the packed matrix
+    int stride;       // bricks from one step to the next: the height of the tile
+    int bricks;       // how many it holds, at most block_bricks
+    int steps;        // 0 for rows that are zero: they are written like all others
+    int slots;        // where its column list begins
+    int rows;         // where the block's row list begins
+    int piece;        // which piece of the tile's steps this is,
+    int pieces;       // and of how many
+    int first_piece;  // where the pieces' sums lie in the workspace
 };
 
 __device__ inline Block load_block(const int* list, int index) {
     const int4 head = load_int4(list + 8 * index);
     const int4 tail = load_int4(list + 8 * index + 4);
-    return {head.x, head.y, head.z, head.w, tail.x, tail.y};
+    return {head.x, head.y,         head.z,        head.w, tail.x,
+            tail.y, tail.z & 65535, tail.z >> 16, tail.w};
 }
 
 // Which entry of the work list and which columns of X block `index` of the launch takes.
@@ -106,16 +134,17 @@ __device__ inline Block load_block(const int* list, int index) {
 //   entry 0      0   1   2     9  10  11
 //   entry 1      3   4   5    12  13  14
 //   entry 2      6   7   8    15  16  17
+// Several matrices X of one shape, a batch, are so many blocks' widths more.
 struct Work {
     int entry;
-    int n;  // the block's first column of X
+    int column;  // which block's width of which X: counted through the batch
 };
 
-__device__ inline Work work_of(int index, int entries, int n_blocks, int strip) {
+__device__ inline Work work_of(int index, int entries, int columns, int strip) {
     const int of_strip = index / (entries * strip);
     const int first = of_strip * strip;
-    const int width = min(strip, n_blocks - first);
+    const int width = min(strip, columns - first);
     const int within = index - of_strip * entries * strip;
     const int entry = within / width;
-    return {entry, (first + within - entry * width) * config::block_n};
+    return {entry, first + within - entry * width};
 }

@@ -4,23 +4,12 @@
 // so its type is the bit pattern, and what the compiler must know about the format is in the
 // instruction's name. NVRTC then needs nothing but the kernel's own text.
 #pragma once
+#include "types.cuh"
 #include "config.cuh"
 
 using Half = unsigned short;  // a float16 or bfloat16, as bits
 using Word = unsigned int;    // a 32-bit register: two Halfs, or eight nibbles of metadata
 
-// What one lane holds of an operand of a warp-wide product. Every index into a fragment must be a
-// compile-time constant: registers have no addresses, and a run-time index sends the array to
-// local memory, which is global memory by another name.
-struct alignas(16) FragmentA {  // 16 rows: 16 stored values of 32 slots, or 16 slots without 2:4
-    Word word[4];
-};
-struct FragmentB {  // 32 slots x 8 columns of X
-    Word word[4];
-};
-struct FragmentC {  // 16 rows x 8 columns, float32: words 0, 1 of row g, words 2, 3 of row g + 8
-    float word[4];
-};
 struct alignas(16) Chunk {  // 16 bytes, the unit of every copy
     Word word[4];
 };
@@ -46,6 +35,14 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 // the next one has arrived. Says nothing about other threads' copies: a barrier must follow.
 __device__ inline void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(config::stages - 2) : "memory");
+}
+
+// Which block this is. Volatile, so that what is derived from it may be derived again later instead
+// of being kept in registers through a main loop.
+__device__ inline int block_index() {
+    int index;
+    asm volatile("mov.u32 %0, %ctaid.x;" : "=r"(index));
+    return index;
 }
 
 __device__ inline void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
@@ -82,6 +79,18 @@ __device__ inline Word load_shared(Word from) {
     return value;
 }
 
+struct WordPair {
+    Word low, high;
+};
+__device__ inline WordPair load_shared_pair(Word from) {
+    WordPair p;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+                 : "=r"(p.low), "=r"(p.high)
+                 : "r"(from)
+                 : "memory");
+    return p;
+}
+
 __device__ inline Chunk load_shared_chunk(Word from) {
     Chunk c;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -95,7 +104,26 @@ __device__ inline void store_shared(Word to, Word value) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
 }
 
-__device__ inline void store_global_chunk(Half* to, const Chunk& c) {
+__device__ inline void store_shared_pair(Word to, Word low, Word high) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(low), "r"(high) : "memory");
+}
+
+__device__ inline void store_shared_chunk(Word to, const Chunk& c) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(c.word[0]),
+                 "r"(c.word[1]), "r"(c.word[2]), "r"(c.word[3])
+                 : "memory");
+}
+
+__device__ inline Chunk load_global_chunk(const void* from) {
+    Chunk c;
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(c.word[0]), "=r"(c.word[1]), "=r"(c.word[2]), "=r"(c.word[3])
+                 : "l"(from)
+                 : "memory");
+    return c;
+}
+
+__device__ inline void store_global_chunk(void* to, const Chunk& c) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(c.word[0]),
                  "r"(c.word[1]), "r"(c.word[2]), "r"(c.word[3])
                  : "memory");
@@ -105,8 +133,8 @@ __device__ inline void store_global_chunk(Half* to, const Chunk& c) {
 // A stage of X holds [slot][n] with n contiguous, while the B operand wants pairs of slots in one
 // register: the transpose on the way is free. Matrices 0-3 are slots 0-7, 8-15, 16-23, 24-31 at
 // the same eight columns, so one instruction fills the whole FragmentB.
-__device__ inline FragmentB load_matrices_transposed(Word from) {
-    FragmentB b;
+__device__ inline Chunk load_matrices_transposed(Word from) {
+    Chunk b;
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(b.word[0]), "=r"(b.word[1]), "=r"(b.word[2]), "=r"(b.word[3])
                  : "r"(from)
@@ -114,43 +142,44 @@ __device__ inline FragmentB load_matrices_transposed(Word from) {
     return b;
 }
 
-// C += A B over 32 slots, A with two values in every group of four slots. `ordered_metadata`
-// because the stored positions ascend; on some chips the plain form is emulated, four times
-// slower. One word of metadata serves two such steps: the selector says which pair of lanes of
-// each quad supplies this one (0: lanes 0 and 1, 1: lanes 2 and 3), and is an immediate.
-template <int selector>
-__device__ inline void multiply_sparse(FragmentC& c, const FragmentA& a, const FragmentB& b,
-                                       Word meta) {
-    if constexpr (config::bfloat16)
-        asm("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"
-            : "+f"(c.word[0]), "+f"(c.word[1]), "+f"(c.word[2]), "+f"(c.word[3])
-            : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]),
-              "r"(b.word[1]), "r"(b.word[2]), "r"(b.word[3]), "r"(meta), "n"(selector));
-    else
-        asm("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"
-            : "+f"(c.word[0]), "+f"(c.word[1]), "+f"(c.word[2]), "+f"(c.word[3])
-            : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]),
-              "r"(b.word[1]), "r"(b.word[2]), "r"(b.word[3]), "r"(meta), "n"(selector));
+// Four bytes of the eight of `low` and `high`, chosen by the nibbles of `choice`, lowest first.
+__device__ inline Word permute_bytes(Word low, Word high, Word choice) {
+    Word got;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(got) : "r"(low), "r"(high), "r"(choice));
+    return got;
 }
 
-// C += A B over 16 slots, all of A stored: `half` says which 16 of the fragment's 32 slots of X.
-// The m16n8k16 operand B is two words, slots 0-7 and 8-15: one half of FragmentB as it stands.
-template <int half>
-__device__ inline void multiply_dense(FragmentC& c, const FragmentA& a, const FragmentB& b) {
-    if constexpr (config::bfloat16)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c.word[0]), "+f"(c.word[1]), "+f"(c.word[2]), "+f"(c.word[3])
-            : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]),
-              "r"(b.word[2 * half]), "r"(b.word[2 * half + 1]));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c.word[0]), "+f"(c.word[1]), "+f"(c.word[2]), "+f"(c.word[3])
-            : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]),
-              "r"(b.word[2 * half]), "r"(b.word[2 * half + 1]));
+// Count up, and back to zero from `last`: returns what was counted before.
+__device__ inline Word count_and_wrap(Word* counter, Word last) {
+    Word before;
+    asm volatile("atom.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(last)
+                 : "memory");
+    return before;
+}
+
+// What this thread has written to memory before is seen by all who see what it writes after.
+__device__ inline void memory_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+// The two halves of a float64 and back.
+__device__ inline double join(Word low, Word high) {
+    double whole;
+    asm("mov.b64 %0, {%1, %2};" : "=d"(whole) : "r"(low), "r"(high));
+    return whole;
+}
+
+__device__ inline void split(double whole, Word& low, Word& high) {
+    asm("mov.b64 {%0, %1}, %2;" : "=r"(low), "=r"(high) : "d"(whole));
+}
+
+template <class Of>
+__device__ inline Word bits_of(Of value) {
+    return static_cast<Word>(value);
+}
+template <>
+__device__ inline Word bits_of(float value) {
+    return __float_as_uint(value);
 }
 
 // Round two accumulators to a pair of Halfs, `low` in the lower 16 bits; the PTX operand order is

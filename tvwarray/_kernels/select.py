@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
-from tvwarray._dtypes import BFLOAT16, FLOAT16, DType
-from tvwarray._kernels.config import KernelConfig
+from tvwarray._dtypes import DType, Precision
+from tvwarray._kernels.config import Element, KernelConfig
 from tvwarray._kernels.cost import Prediction, Problem, predict
 from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
+from tvwarray._kernels.elements import Form, form_of
+from tvwarray._kernels.elements import refusal as refusal_of
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
 from tvwarray._kernels.hopper.cost import predict_hopper
 
@@ -89,17 +91,43 @@ class Choice:
         return "\n".join(map(str, self.candidates))
 
 
-def configs(architecture: str, dtype: DType, sparse: bool) -> tuple[KernelConfig, ...]:
+WIDE_SPARSE_SHAPES: Final = (
+    Shape(128, 64, 32, 32, 1, 3),
+    Shape(64, 64, 32, 32, 1, 3),
+    Shape(32, 32, 16, 16, 3, 3),
+)
+"""Of float32 in parts: every stage holds all parts, every lane two sets of sums."""
+
+TF32_SHAPES: Final = (
+    Shape(128, 64, 32, 32, 1, 4),
+    Shape(64, 64, 32, 16, 1, 4),
+    Shape(32, 32, 16, 16, 3, 4),
+)
+FLOAT64_SHAPES: Final = (
+    Shape(64, 64, 32, 16, 1, 3),
+    Shape(32, 32, 16, 16, 2, 3),
+)
+
+
+def configs(
+    architecture: str, dtype: DType, sparse: bool, precision: Precision = "default"
+) -> tuple[KernelConfig, ...]:
     """Return the configs of ``sm80_tvw_gemm`` for an architecture, in order of preference."""
+    form = form_of(dtype, precision)
+    return () if form is None else configs_of(architecture, form, sparse)
+
+
+def configs_of(architecture: str, form: Form, sparse: bool) -> tuple[KernelConfig, ...]:
+    """Return the configs for values that are multiplied as `form` says."""
     per_block, per_multiprocessor = SHARED_LIMITS[generation(architecture)]
     found = []
-    for shape in SPARSE_SHAPES if sparse else DENSE_SHAPES:
+    for shape in _shapes(form, sparse):
         for blocks, stages in _fallbacks(shape):
             config = KernelConfig(
-                kernel="sm80_tvw_gemm", bfloat16=dtype == BFLOAT16, sparse=sparse,
+                kernel="sm80_tvw_gemm", element=form.element, sparse=form.keeps_pattern(sparse),
                 block_rows=shape.block_rows, block_n=shape.block_n,
                 warp_rows=shape.warp_rows, warp_n=shape.warp_n,
-                stages=stages, min_blocks=blocks,
+                stages=stages, min_blocks=blocks, parts=form.parts, output=_output(form),
             )  # fmt: skip
             total = blocks * (config.shared_bytes + RESERVED_SHARED)
             if config.shared_bytes <= per_block and total <= per_multiprocessor:
@@ -108,10 +136,28 @@ def configs(architecture: str, dtype: DType, sparse: bool) -> tuple[KernelConfig
     return tuple(found)
 
 
+def _shapes(form: Form, sparse: bool) -> tuple[Shape, ...]:
+    if form.parts > 1:
+        return WIDE_SPARSE_SHAPES
+    if form.element == "tf32":
+        return TF32_SHAPES
+    if form.element == "float64":
+        return FLOAT64_SHAPES
+    return SPARSE_SHAPES if sparse else DENSE_SHAPES
+
+
+def _output(form: Form) -> Element:
+    """Return what a bare product is stored as."""
+    if form.parts > 1 or form.element == "tf32" or form.element.startswith("float8"):
+        return "float32"
+    return "int32" if form.element == "int8" else form.element
+
+
 def choose(problem: Problem, device: Device) -> Choice:
     """Rank the shipped configs of both kernels for a problem on a device."""
-    what = device.architecture, problem.dtype, problem.sparse
-    shipped: list[KernelConfig | HopperConfig] = [*configs(*what), *hopper_configs(*what)]
+    what = device.architecture, problem.form, problem.sparse
+    shipped: list[KernelConfig | HopperConfig] = [*configs_of(*what)]
+    shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
     candidates = [_judge(config, problem, device) for config in shipped]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
@@ -136,8 +182,7 @@ def _judge(config: KernelConfig | HopperConfig, problem: Problem, device: Device
             f"needs {config.shared_bytes} bytes of shared memory, the device allows a block "
             f"{device.shared_per_block}"
         )
-    if problem.dtype not in (FLOAT16, BFLOAT16):
-        refusal = f"needs float16 or bfloat16, got {problem.dtype.name}"
+    refusal = refusal or refusal_of(problem.form, device.architecture)
     if refusal:
         return Candidate(config, None, refusal)
     if isinstance(config, HopperConfig):

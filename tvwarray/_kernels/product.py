@@ -1,0 +1,291 @@
+"""The product: operands brought into place, the epilogue cut into what is fused and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from tvwarray._dtypes import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    INT32,
+    DType,
+    accumulate_dtype,
+    product_dtype,
+)
+from tvwarray._epilogue import IDENTITY, Epilogue, finish, without
+from tvwarray._errors import BackendError
+from tvwarray._kernels.balance import most_steps
+from tvwarray._kernels.compile import CompiledKernel, compile_kernel
+from tvwarray._kernels.config import ELEMENT_BYTES, Element, KernelConfig
+from tvwarray._kernels.devices import Device
+from tvwarray._kernels.elements import FLOAT64, bfloat16_parts
+from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.hopper.pack import slabs_of
+from tvwarray._kernels.launch import Launcher, Result, Scratch, choose_config
+from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._namespace import Array, array_namespace, as_dtype, device_of, dtype_of
+
+CHUNK: Final = 16
+"""Bytes that a copy moves: what addresses and row lengths of X are multiples of."""
+
+_OUTPUTS: Final[dict[DType, Element]] = {
+    FLOAT16: "float16",
+    BFLOAT16: "bfloat16",
+    FLOAT32: "float32",
+    INT32: "int32",
+    FLOAT64: "float64",
+}
+
+
+def multiply(
+    launcher: Launcher,
+    packed: PackedMatrix,
+    x: Array,
+    out: Array | None = None,
+    config: KernelConfig | HopperConfig | None = None,
+    epilogue: Epilogue = IDENTITY,
+) -> Array:
+    """Return `epilogue` of ``A @ x``, by one launch.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    packed : PackedMatrix
+        A, of shape (rows, cols), on the device of `x`.
+    x : array, shape (cols, n) or (batch, cols, n), of A's dtype
+        Read where it lies if its rows are contiguous, begin at multiples of 16 bytes, and are as
+        long as that; otherwise copied first, which costs one more pass over it. float32 is always
+        copied, into bfloat16 parts, unless it goes through tf32.
+    out : array, shape (rows, n) or (batch, rows, n), optional
+        Written where it lies if its rows are contiguous; 16 bytes at a time where its rows begin
+        at multiples of 16 bytes, else an element at a time.
+    config : KernelConfig or HopperConfig, optional
+        The kernel to run, instead of the one `choose_config` ranks first. What it stores follows
+        from the epilogue; ``sm90_tvw_gemm`` stores bare products of single matrices alone.
+    epilogue : Epilogue
+        Checked. Fused unless it is of float64 or integers, or has a function for an activation.
+
+    Raises
+    ------
+    BackendError
+        If no kernel runs the product, or it does not compile.
+    """
+    with launcher.using(x):
+        dtype = product_dtype(packed.dtype, dtype_of(x))
+        if _is_fused(epilogue, dtype):
+            return _run(launcher, packed, x, out, config, epilogue)
+        if callable(epilogue.activation) and dtype not in (INT32, FLOAT64):
+            before = without(epilogue, "activation", "residual")
+            sums = _run(launcher, packed, x, None, config, replace(before, out_dtype=FLOAT32))
+            after = Epilogue(activation=epilogue.activation, residual=epilogue.residual)
+            after = replace(after, out_dtype=epilogue.result_dtype(dtype))
+            return finish(after, sums, FLOAT32, out)
+        plain = Epilogue(out_dtype=accumulate_dtype(dtype))
+        return finish(epilogue, _run(launcher, packed, x, None, config, plain), dtype, out)
+
+
+def _is_fused(epilogue: Epilogue, dtype: DType) -> bool:
+    result = epilogue.result_dtype(dtype)
+    if callable(epilogue.activation) or result not in _OUTPUTS:
+        return False
+    if dtype == FLOAT64 or result == FLOAT64:
+        return epilogue.is_cast and dtype == result
+    if dtype == INT32 or result == INT32:
+        return (epilogue.is_cast and dtype == result) or (
+            dtype == INT32 and result != INT32 and epilogue.work_dtype(dtype) == FLOAT32
+        )
+    return True
+
+
+def _run(
+    launcher: Launcher,
+    packed: PackedMatrix,
+    x: Array,
+    out: Array | None,
+    config: KernelConfig | HopperConfig | None,
+    epilogue: Epilogue,
+) -> Array:
+    dtype = epilogue.result_dtype(product_dtype(packed.dtype, dtype_of(x)))
+    (rows, cols), n = packed.shape, int(x.shape[-1])
+    shape = (*x.shape[:-2], rows, n)
+    xp = array_namespace(packed.values)
+    if out is None:
+        out = xp.empty(shape, dtype=dtype, device=device_of(x))
+    if 0 in shape:
+        return out
+    device = launcher.device(x)
+    bare = epilogue.is_cast and dtype == packed.dtype and x.ndim == 2
+    config = config or _best(packed, n, device, bare)
+    y = out if _pitch(out) >= n else xp.empty(shape, dtype=dtype, device=device_of(x))
+    operand = _operand(launcher, packed, x)
+    batch = 1 if x.ndim == 2 else int(x.shape[0])
+    n_blocks = -(-n // config.block_n)
+    columns = n_blocks * batch
+    strip_bytes = _strip_bytes(config, cols)
+    strip = min(columns, max(1, device.l2_bytes // 3 // strip_bytes))
+    if isinstance(config, HopperConfig):
+        if not bare:
+            raise BackendError(f"{config} stores bare products of 16-bit matrices, one at a time.")
+        slabs = slabs_of(packed)
+        work = slabs.work_list(config.block_rows)
+        items = int(work.shape[0]) * columns
+        passed = (
+            operand.array, operand.pitch // operand.array.itemsize, Result(y), _pitch(y),
+            slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, strip,
+        )  # fmt: skip
+        # Its blocks take one item after another.
+        kernel = _compiled(config, device.architecture)
+        launcher.launch(kernel, min(items, device.multiprocessors), passed, x)
+        return _delivered(y, out)
+    tiles = packed.tiles
+    limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
+    work = packed.work_list(config.block_rows, limit)
+    config = _variant(config, dtype, epilogue, limit > 0)
+    entries, pieces = int(work.shape[0]), tiles.pieces(config.block_rows, limit)
+    partials = arrived = None
+    if pieces:
+        sums = pieces * columns * config.block_rows * config.block_n
+        partials = Scratch(xp.empty(sums, dtype=_SUMS[config.sum_element], device=device_of(x)))
+        arrived = Scratch(xp.zeros(pieces * columns, dtype=xp.uint32, device=device_of(x)))
+    args = (
+        operand.array, operand.pitch, np.int64(operand.part), np.int64(operand.batch),
+        Result(y), _pitch(y), np.int64(_batch_stride(y)),
+        packed.values, np.int64(packed.values.nbytes // config.parts), packed.meta,
+        packed.cols, packed.rows, work, entries, n, n_blocks, columns, strip, partials, arrived,
+        *_epilogue_arguments(xp, epilogue, dtype, y),
+    )  # fmt: skip
+    kernel = _compiled(config, device.architecture)
+    launcher.launch(kernel, entries * columns, args, x)
+    return _delivered(y, out)
+
+
+def _delivered(y: Array, out: Array) -> Array:
+    if y is not out:
+        out[...] = y
+    return out
+
+
+def _strip_bytes(config: KernelConfig | HopperConfig, cols: int) -> int:
+    """Return the bytes of X that a block's width of columns has."""
+    if isinstance(config, HopperConfig):
+        return 2 * max(cols, 1) * config.block_n
+    return ELEMENT_BYTES[config.element] * config.parts * max(cols, 1) * config.block_n
+
+
+_SUMS: Final = {"float32": np.float32, "int32": np.int32, "float64": np.float64}
+
+
+def _variant(config: KernelConfig, dtype: DType, epilogue: Epilogue, pieces: bool) -> KernelConfig:
+    """Return the config that stores what `epilogue` asks for."""
+    return replace(
+        config,
+        output=_OUTPUTS[dtype],
+        fused=not epilogue.is_cast,
+        activation=epilogue.activation_name or "none",
+        pieces=pieces,
+    )
+
+
+def _epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> tuple[Any, ...]:
+    """Return the epilogue as the kernel takes it; what is absent is a null pointer."""
+
+    def added(part: Array | None) -> tuple[Any, ...]:
+        if part is None:
+            return None, np.int64(0), np.int64(0), np.int64(0)
+        cast = as_dtype(part, dtype)
+        if _overlaps(cast, y) and not _is_same(cast, y):
+            cast = xp.asarray(cast, copy=True)
+        strides = [np.int64(s // dtype.itemsize) for s in cast.strides]
+        return cast, strides[-2], strides[-1], strides[0] if cast.ndim > 2 else np.int64(0)
+
+    def vector(part: Array | None) -> Array | None:
+        return None if part is None else xp.asarray(as_dtype(part, FLOAT32), order="C")
+
+    bias = vector(epilogue.bias)
+    by_row = epilogue.bias_axis == 0
+    return (
+        float(epilogue.alpha), float(epilogue.beta),
+        *added(epilogue.c if epilogue.beta != 0 else None), *added(epilogue.residual),
+        bias if by_row else None, None if by_row else bias,
+        vector(epilogue.row_scale), vector(epilogue.col_scale),
+    )  # fmt: skip
+
+
+@cache
+def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> CompiledKernel:
+    return compile_kernel(config, architecture)
+
+
+def _best(packed: PackedMatrix, n: int, device: Device, bare: bool) -> KernelConfig | HopperConfig:
+    """Return the config that ranks first, of those that do more than `bare` products if need be."""
+    choice = choose_config(packed, n, device)
+    for candidate in choice.candidates:
+        if not candidate.refusal and (bare or isinstance(candidate.config, KernelConfig)):
+            return candidate.config
+    raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """X as a kernel reads it: rows of whole, aligned 16-byte chunks; strides in bytes."""
+
+    array: Array
+    pitch: int
+    part: int
+    batch: int
+
+
+def _operand(launcher: Launcher, packed: PackedMatrix, x: Array) -> Operand:
+    """Return `x` where it lies, or a copy that a kernel can read."""
+    size, n = ELEMENT_BYTES[packed.element], int(x.shape[-1])
+    parts = packed.form.parts
+    if parts == 1:
+        pitch, batch = size * _pitch(x), size * _batch_stride(x)
+        whole = n * size % CHUNK == 0 and launcher.address(x) % CHUNK == 0
+        if whole and n * size <= pitch < 2**31 and pitch % CHUNK == batch % CHUNK == 0:
+            return Operand(x, pitch, 0, batch)
+    xp = array_namespace(x)
+    width = -(-n * size // CHUNK) * CHUNK // size
+    lead = x.shape[:-1]
+    if parts > 1:
+        copy = xp.zeros((parts, *lead, width), dtype=xp.uint16, device=device_of(x))
+        for part, bits in enumerate(bfloat16_parts(x, parts)):
+            copy[part, ..., :n] = bits
+    else:
+        copy = xp.zeros((*lead, width), dtype=x.dtype, device=device_of(x))
+        copy[..., :n] = x
+    rows = int(np.prod(lead))
+    return Operand(copy, width * size, rows * width * size, int(x.shape[-2]) * width * size)
+
+
+def _pitch(x: Array) -> int:
+    """Return how many elements rows are apart, or -1 where one is not contiguous or apart."""
+    size, (rows, n) = x.dtype.itemsize, x.shape[-2:]
+    if n > 1 and x.strides[-1] != size:
+        return -1
+    return int(n if rows == 1 else x.strides[-2] // size)
+
+
+def _batch_stride(x: Array) -> int:
+    return int(x.strides[0] // x.dtype.itemsize) if x.ndim > 2 else 0
+
+
+def _overlaps(a: Array, b: Array) -> bool:
+    """Say whether two arrays may share memory."""
+    if isinstance(a, np.ndarray):
+        return bool(np.may_share_memory(a, b))
+    return bool(a.data.mem.ptr == b.data.mem.ptr)
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    """Say whether equal indices of two arrays are the same memory."""
+    pointers = [
+        x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
+        for x in (a, b)
+    ]
+    return bool(pointers[0] == pointers[1] and a.strides == b.strides)
