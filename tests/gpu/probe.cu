@@ -52,7 +52,7 @@ extern "C" __global__ void transpose(const Word* a, const Word* b, const Word* m
     const int lane = threadIdx.x;
     for (int i = 0; i < 4; ++i) rows[4 * lane + i] = b[4 * lane + i];
     warp_barrier();
-    const FragmentB fb = load_matrices_transposed(shared_address(rows + 4 * lane));
+    const Chunk fb = load_matrices_transposed(shared_address(rows + 4 * lane));
     for (int i = 0; i < 4; ++i) reinterpret_cast<Word*>(d)[4 * lane + i] = fb.word[i];
 }
 
