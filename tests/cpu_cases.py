@@ -81,7 +81,11 @@ def tvw_case(rng, rows, cols, slots, *, kind="float32", vector=(2, 4), tile_rows
 def engine(s, isa=""):
     """Return the extension's matrix, for an instruction set of choice."""
     arrays = (s.row_indptr, s.row_indices, s.col_indptr, s.col_indices, bits(s.data), s.meta)
-    return COMPILED.Matrix(*s.shape, s.dtype.name, *arrays, isa)
+    rest = (None, None, None)
+    if s.remainder_indptr is not None:
+        work = "float64" if s.dtype == np.float64 else "float32"
+        rest = (s.remainder_indptr, s.remainder_indices, s.remainder_data.astype(work))
+    return COMPILED.Matrix(*s.shape, s.dtype.name, *arrays, *rest, isa)
 
 
 def product_type(a, x):
@@ -90,9 +94,11 @@ def product_type(a, x):
     return a if a == x else np.dtype(np.float32)
 
 
-def multiply(s, x, isa="", order="C"):
-    out = np.empty((s.shape[0], x.shape[1]), product_type(s.dtype, x.dtype), order=order)
-    engine(s, isa).multiply(bits(x), x.dtype.name, bits(out), out.dtype.name)
+def multiply(s, x, isa="", order="C", *, transposed=False, bias=None, activation=""):
+    rows = s.shape[1 if transposed else 0]
+    out = np.empty((rows, x.shape[1]), product_type(s.dtype, x.dtype), order=order)
+    types = x.dtype.name, out.dtype.name
+    engine(s, isa).multiply(bits(x), types[0], bits(out), types[1], bias, activation, transposed)
     return out
 
 

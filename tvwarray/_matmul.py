@@ -36,6 +36,8 @@ class Backend(Protocol):
     """What runs products; a new one implements these three methods and joins `BACKENDS`."""
 
     name: str
+    takes_remainder: bool
+    """Whether `matmul` adds the product of a storage's remainder."""
 
     def refusal(
         self,
@@ -365,7 +367,7 @@ def _multiply(
     packed = _PACKS.get(A.storage, backend)
     run = partial(backend.matmul, packed, transposed=A.transposed, precision=precision)
     remainder = A.storage.remainder
-    if not remainder:
+    if not remainder or backend.takes_remainder:
         return run(x, out, epilogue=epilogue)
     # Both parts of the product are added up before anything else is done to it, in the type that
     # products are summed in.

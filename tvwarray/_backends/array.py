@@ -59,6 +59,7 @@ class ArrayBackend:
     """Products by gather and GEMM, in the library that the arrays belong to."""
 
     name = "array"
+    takes_remainder = False
 
     def refusal(
         self,

@@ -9,6 +9,7 @@ float64            float64                               float64
 int8, uint8        the same                              int32
 =================  ====================================  ==========
 
+``A.T @ Y`` runs on an order of its own, and a CSR remainder is added before a result is rounded.
 Only stored nonzeros are multiplied, so NaN and infinity of X spread exactly as with CSR. Which
 kernel runs depends on the number of right-hand sides alone; see ``docs/cpu.md``.
 """
@@ -44,7 +45,7 @@ _MOST_COLUMNS: Final = 2**31 - 1
 _MOST_ROWS: Final = 128
 """Taller tiles are cut: the engine shares a product out by tiles, and holds 256 rows at most."""
 
-Fused = Literal["relu"]
+Fused = Literal["relu", "gelu", "gelu_tanh", "silu"]
 """The activations that the engine applies before a result leaves its registers."""
 
 
@@ -68,6 +69,7 @@ class CpuBackend:
     """Products by the C++ engine, for NumPy arrays."""
 
     name = "cpu"
+    takes_remainder = True
 
     def refusal(
         self,
@@ -88,8 +90,6 @@ class CpuBackend:
                 f"needs NumPy arrays, got {type(storage.data).__module__} and "
                 f"{type(x).__module__} arrays"
             )
-        if transposed:
-            return "A.T @ Y is not compiled"
         a, b = storage.dtype, dtype_of(x)
         if a not in _FLOAT32_SUMS | _ALONE:
             known = ", ".join(sorted(d.name for d in _FLOAT32_SUMS | _ALONE))
@@ -115,6 +115,7 @@ class CpuBackend:
             *(np.ascontiguousarray(a) for a in arrays),
             np.ascontiguousarray(_bits(storage.data)),
             None if storage.meta is None else np.ascontiguousarray(storage.meta),
+            *_remainder(storage),
         )
         return CpuPacked(storage.shape, storage.dtype, matrix)
 
@@ -128,74 +129,55 @@ class CpuBackend:
         epilogue: Epilogue = IDENTITY,
         precision: Precision = "default",
     ) -> Array:
-        """Return `epilogue` of ``A @ x``, (rows, n), written to `out` if it is given.
+        """Return `epilogue` of ``A @ x``, or of ``A.T @ x``, written to `out` if it is given.
 
         `x` is read in place whatever its strides. A new result has the order of `x`: where the
         columns of `x` are contiguous (row-major activations, transposed), its own columns are.
         """
-        assert not transposed, "refusal() was not asked"
         dtype = product_dtype(packed.dtype, x.dtype)
         result, summed = epilogue.result_dtype(dtype), accumulate_dtype(dtype)
         if accumulate_dtype(result) == summed and _is_fused(epilogue, dtype):
             activation: Any = epilogue.activation
-            return self._multiply(packed, x, epilogue.bias, activation, out, result)
-        product = self._multiply(packed, x, None, None, None, summed)
+            return _multiply(packed, x, transposed, epilogue.bias, activation, out, result)
+        product = _multiply(packed, x, transposed, None, None, None, summed)
         return finish(epilogue, product, dtype, out)
-
-    def linear(
-        self,
-        packed: CpuPacked,
-        x: Array,
-        bias: Array | None = None,
-        activation: Fused | None = None,
-        out: Array | None = None,
-    ) -> Array:
-        """Return ``activation(x @ A.T + bias)`` without a second pass over the result.
-
-        Parameters
-        ----------
-        packed : CpuPacked
-            What `pack` made of A, of shape (rows, cols).
-        x : array, shape (m, cols)
-            Activations, one row a sample.
-        bias : array, shape (rows,), optional
-            Added in the type that products are summed in.
-        activation : {"relu"}, optional
-        out : array, shape (m, rows), optional
-            Of the product's dtype.
-
-        Returns
-        -------
-        array, shape (m, rows)
-        """
-        dtype = product_dtype(packed.dtype, x.dtype)
-        into = None if out is None else out.T
-        return self._multiply(packed, x.T, bias, activation, into, dtype).T
-
-    def _multiply(
-        self,
-        packed: CpuPacked,
-        x: HostArray,
-        bias: Array | None,
-        activation: Fused | None,
-        out: HostArray | None,
-        dtype: DType,
-    ) -> HostArray:
-        if bias is not None:
-            bias = np.ascontiguousarray(bias, accumulate_dtype(dtype))
-        target = _empty_like(packed.shape[0], x, dtype)
-        if out is not None and _writable_in_place(out, x):
-            target = out
-        packed.matrix.multiply(
-            _bits(x), x.dtype.name, _bits(target), dtype.name, bias, activation == "relu"
-        )
-        if out is None or target is out:
-            return target
-        out[...] = target
-        return out
 
 
 BACKEND: Final = CpuBackend()
+
+
+def _multiply(
+    packed: CpuPacked,
+    x: HostArray,
+    transposed: bool,
+    bias: Array | None,
+    activation: Fused | None,
+    out: HostArray | None,
+    dtype: DType,
+) -> HostArray:
+    if bias is not None:
+        bias = np.ascontiguousarray(bias, accumulate_dtype(dtype))
+    in_place = out is not None and _writable_in_place(out, x)
+    target = out if in_place else _empty_like(packed.shape[1 if transposed else 0], x, dtype)
+    assert target is not None
+    types = x.dtype.name, dtype.name
+    packed.matrix.multiply(
+        _bits(x), types[0], _bits(target), types[1], bias, activation or "", transposed
+    )
+    if out is None or in_place:
+        return target
+    out[...] = target
+    return out
+
+
+def _remainder(storage: TVWStorage) -> tuple[HostArray | None, ...]:
+    """Return the arrays of the remainder, values in the type that they are multiplied in."""
+    remainder = storage.remainder
+    if remainder is None or not remainder.data.size:
+        return None, None, None
+    work = np.dtype(np.float64) if storage.dtype == np.float64 else FLOAT32
+    indptr, indices = (np.ascontiguousarray(a, np.int32) for a in remainder[:2])
+    return indptr, indices, np.ascontiguousarray(remainder.data, work)
 
 
 def _is_fused(epilogue: Epilogue, product: DType) -> bool:

@@ -19,7 +19,7 @@ def add_product(
 ) -> None:
     """Add ``R @ x``, or ``R.T @ x``, to `total` in place; `R` has the shape `shape`.
 
-    Both are added in the type that products are summed in; 16-bit totals are rounded once more.
+    Both are added in the type that products are summed in, which `total` should have.
 
     Raises
     ------

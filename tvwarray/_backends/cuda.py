@@ -57,6 +57,7 @@ class CudaBackend:
     """
 
     name = "cuda"
+    takes_remainder = False
 
     def __init__(self, launcher: Launcher | None = None) -> None:
         self.launcher: Launcher = CupyLauncher() if launcher is None else launcher

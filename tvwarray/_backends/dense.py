@@ -72,6 +72,7 @@ class DenseBackend:
     """``A.toarray() @ X``, the copy kept with the matrix."""
 
     name = "dense"
+    takes_remainder = False
 
     def refusal(
         self,

@@ -111,10 +111,11 @@ Matrix::Matrix(const Stored& stored, const Isa& isa)
     stored_.check();
 }
 
-const PanelPack& Matrix::panels() {
+const PanelPack& Matrix::panels(bool transposed) {
     std::lock_guard<std::mutex> lock(packing());
-    if (!panels_) panels_ = std::make_unique<PanelPack>(stored_, isa_, panel_columns(isa_));
-    return *panels_;
+    std::unique_ptr<PanelPack>& pack = panels_[transposed];
+    if (!pack) pack = std::make_unique<PanelPack>(stored_, isa_, panel_columns(isa_), transposed);
+    return *pack;
 }
 
 const LanePack& Matrix::lanes() {
@@ -125,8 +126,9 @@ const LanePack& Matrix::lanes() {
 
 size_t Matrix::packed_bytes() const {
     std::lock_guard<std::mutex> lock(packing());
-    return (panels_ ? panels_->values.size() + panels_->slots.size() + panels_->pairs.size() * sizeof(Pair) : 0) +
-           (lanes_ ? lanes_->stream.size() + lanes_->slots.size() * sizeof(int32_t) : 0);
+    size_t bytes = lanes_ ? lanes_->stream.size() + lanes_->slots.size() * sizeof(int32_t) : 0;
+    for (const auto& pack : panels_) bytes += pack ? pack->bytes() : 0;
+    return bytes;
 }
 
 bool Matrix::few(int32_t n) const { return isa_.max_pass && n <= kFew; }
@@ -136,10 +138,10 @@ int Matrix::threads_for(int64_t products, int64_t bytes) const {
     return int(std::clamp(ns / kWorthAThreadNs, int64_t(1), int64_t(num_threads())));
 }
 
-void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
-    if (n == 0 || stored_.rows == 0) return;
-    if (few(n) && multiply_lanes(x, n, out, epilogue)) return;
-    multiply_panels(x, n, out, epilogue);
+void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue, bool transposed) {
+    if (n == 0 || (transposed ? stored_.columns : stored_.rows) == 0) return;
+    if (!transposed && few(n) && multiply_lanes(x, n, out, epilogue)) return;
+    multiply_panels(panels(transposed), x, n, out, epilogue);
 }
 
 bool Matrix::multiply_lanes(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
@@ -167,24 +169,24 @@ bool Matrix::multiply_lanes(const Strided& x, int32_t n, const Strided& out, con
         for (size_t p = 0; p < passes.size() && first < last; p++) {
             char* x_groups = groups + p * groups_bytes;
             if (!known) kernels_.gather(view, tile, passes[p], packed + p * pass_bytes, x_groups);
-            kernels_.run_pass(view, tile, first, last, passes[p], x_groups, out, epilogue);
+            kernels_.run_pass(view, tile, first, last, passes[p], packed + p * pass_bytes, x_groups, out, epilogue);
         }
         if (first < last) gathered.product = product, gathered.slot_list = tile.slot_list;
     });
     return true;
 }
 
-void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
-    const PanelPack& pack = panels();
+void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n, const Strided& out,
+                             const Epilogue& epilogue) {
     const PanelView view = pack.view();
     const int lanes = isa_.vector_bytes / sum_bytes_;
-    const int threads = threads_for(pack.products * n + int64_t(stored_.columns) * n, int64_t(pack.values.size()));
-    const int64_t block_bytes = int64_t(stored_.columns) * kBlockVectors * isa_.vector_bytes;
+    const int threads = threads_for(pack.products * n + int64_t(pack.inputs) * n, int64_t(pack.values.size()));
+    const int64_t block_bytes = int64_t(pack.inputs) * kBlockVectors * isa_.vector_bytes;
     const bool readable = x.column == sum_bytes_ && x.type == accumulator(stored_.type);
 
     std::vector<Block> all = blocks_of(n, lanes);
     // Long runs of tiles, but enough of them for all threads.
-    const int64_t fair = threads == 1 ? stored_.rows : int64_t(stored_.rows) * int64_t(all.size()) / (4 * threads);
+    const int64_t fair = threads == 1 ? pack.outputs : int64_t(pack.outputs) * int64_t(all.size()) / (4 * threads);
     const int together = int(std::clamp(fair, int64_t(kMaxTileRows), int64_t(rows_together(isa_))));
     const std::vector<int32_t> runs = runs_of(pack.tiles, together);
     // X is packed and used in turns: alone, of what stays in the L2 cache in between; with others, of
@@ -197,7 +199,7 @@ void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, co
 
         // X into blocks, but for those that can be read where they lie.
         constexpr int chunk = 512;
-        const int64_t chunks = (stored_.columns + chunk - 1) / chunk;
+        const int64_t chunks = (pack.inputs + chunk - 1) / chunk;
         char* packed = nullptr;
         for (size_t b = 0; b < count; b++) {
             Block& block = blocks[b];
@@ -216,7 +218,7 @@ void Matrix::multiply_panels(const Strided& x, int32_t n, const Strided& out, co
                 const int k = int(task % chunks) * chunk;
                 char* to = packed + size_t(task / chunks) * size_t(block_bytes);
                 if (block.x == to)
-                    kernels_.pack_block(x, k, std::min(k + chunk, int(stored_.columns)), block, to);
+                    kernels_.pack_block(x, k, std::min(k + chunk, int(pack.inputs)), block, to);
             });
 
         // Block by block: a block of X stays in the L2 cache or near it from run to run.

@@ -25,9 +25,9 @@ struct Kernels {
     bool (*pack_pass)(const Strided& x, int columns, const Pass& pass, char* packed);
     // The tile's slots of a packed pass -> [group][width][4], zeros for padding.
     void (*gather)(const LaneView& a, const Tile& tile, const Pass& pass, const char* packed, char* groups);
-    // Strips `first` .. `last` of one tile against one pass.
+    // Strips `first` .. `last` of one tile against one pass, as packed and as gathered.
     void (*run_pass)(const LaneView& a, const Tile& tile, int first, int last, const Pass& pass,
-                     const char* groups, const Strided& out, const Epilogue& epilogue);
+                     const char* packed, const char* groups, const Strided& out, const Epilogue& epilogue);
 };
 
 struct Isa {

@@ -103,9 +103,24 @@ TVW_INLINE void keep_sums(const StripSums<T, R>& sums, int32_t* kept, bool add) 
     }
 }
 
+// Sums of a strip's rows += the entries beside the tiles.
+template <class T, int R, class Sum>
+void add_rest(const Rest& rest, const int32_t* rows, int count, const T* x, Sum* kept) {
+    constexpr int lanes = 2 * kLanes<T>;
+    auto values = static_cast<const T*>(rest.values);
+    for (int i = 0; i < count && i < lanes; i++)
+        for (int32_t e = rest.indptr[rows[i]]; e < rest.indptr[rows[i] + 1]; e++)
+            for (int r = 0; r < R; r++) {
+                const T product = values[e] * x[int64_t(rest.columns[e]) * R + r];
+                Sum& sum = kept[r * lanes + i];
+                if constexpr (std::is_same_v<T, Sum>) sum += product;
+                else sum = int32_t(uint32_t(sum) + uint32_t(int32_t(product)));
+            }
+}
+
 template <class T, class S, int R>
 void run_pass_of(const LaneView& a, const Tile& tile, int first, int last, const Pass& pass,
-                 const char* x, const Strided& out, const Epilogue& e) {
+                 const char* packed, const char* x, const Strided& out, const Epilogue& e) {
     using Sum = tvw::Sum<T, S>;
     constexpr int L = kLanes<T>;
     // Floats go through a strip at once, integers in pieces that are exact.
@@ -123,18 +138,21 @@ void run_pass_of(const LaneView& a, const Tile& tile, int first, int last, const
             keep_sums<T, R>(sums, kept, g > 0);
         }
         const int row = 2 * L * i;
+        if (a.rest.indptr)
+            add_rest<T, R>(a.rest, a.rows + tile.first_row + row, tile.rows - row,
+                           reinterpret_cast<const T*>(packed), kept);
         store_strip<Sum>(kept, pass, a.rows + tile.first_row + row, tile.rows - row, out, e);
     }
 }
 
 template <class T, class S>
 void run_pass(const LaneView& a, const Tile& tile, int first, int last, const Pass& pass,
-              const char* groups, const Strided& out, const Epilogue& e) {
+              const char* packed, const char* groups, const Strided& out, const Epilogue& e) {
     switch (pass.width) {
-        case 8: return run_pass_of<T, S, 8>(a, tile, first, last, pass, groups, out, e);
-        case 4: return run_pass_of<T, S, 4>(a, tile, first, last, pass, groups, out, e);
-        case 2: return run_pass_of<T, S, 2>(a, tile, first, last, pass, groups, out, e);
-        default: return run_pass_of<T, S, 1>(a, tile, first, last, pass, groups, out, e);
+        case 8: return run_pass_of<T, S, 8>(a, tile, first, last, pass, packed, groups, out, e);
+        case 4: return run_pass_of<T, S, 4>(a, tile, first, last, pass, packed, groups, out, e);
+        case 2: return run_pass_of<T, S, 2>(a, tile, first, last, pass, packed, groups, out, e);
+        default: return run_pass_of<T, S, 1>(a, tile, first, last, pass, packed, groups, out, e);
     }
 }
 

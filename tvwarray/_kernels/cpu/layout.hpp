@@ -35,7 +35,7 @@ constexpr int size_of(Type t) {
     return t == Type::f64 ? 8 : (t == Type::f32 || t == Type::i32) ? 4 : (t == Type::i8 || t == Type::u8) ? 1 : 2;
 }
 
-enum class Activation : int { none, relu };
+enum class Activation : int { none, relu, gelu, gelu_tanh, silu };
 
 // ---- packed matrices
 
@@ -49,22 +49,31 @@ struct Tile {
 
 // Two rows of a tile in one panel. `b` is the tile's number of rows where `a` has no partner.
 struct Pair {
-    uint8_t a, b;
+    uint16_t a, b;
     uint8_t shared, single;  // values of each row with a common slot and with a slot each, in twos
 };
 
 struct Panel {
     int32_t first_column, columns;  // in the packed column list
+    int32_t pairs;                  // a tile's first panel has all its rows, others those with values
     int64_t first_pair, first_slot, first_value;
+};
+
+// Entries beside the tiles, by rows as in CSR; `indptr` is null where there are none. Values are held
+// in the type that they are multiplied in.
+struct Rest {
+    const int32_t *indptr, *columns;
+    const void* values;
 };
 
 struct PanelView {
     const Panel* panels;
     const int32_t* columns;   // X row of each panel slot
     const int32_t* rows;      // row of A, ascending in a tile
-    const Pair* pairs;        // (rows + 1) / 2 a panel
+    const Pair* pairs;
     const void* values;       // a's and b's in turn, shared ones first, in the stored type
     const uint16_t* slots;    // one for two shared values, then a's and b's; times the vector size
+    Rest rest;
 };
 
 struct LaneView {
@@ -72,6 +81,7 @@ struct LaneView {
     const int32_t* rows;   // row of A, ascending in a tile
     const char* stream;
     bool grouped;          // 2:4; otherwise every slot is stored and there is no `where`
+    Rest rest;
 };
 
 // ---- operands of one call

@@ -35,6 +35,11 @@ void Stored::check() const {
     require(!grouped() || words == num_meta, "meta has not the length its tiles need.");
     for (int64_t i = 0; i < num_slots; i++)
         require(col_indices[i] >= -1 && col_indices[i] < columns, "a column is outside the matrix.");
+    if (rest.indptr) {
+        check_indptr(rest.indptr, rows, num_rest);
+        for (int64_t i = 0; i < num_rest; i++)
+            require(rest.columns[i] >= 0 && rest.columns[i] < columns, "a remainder's column is outside the matrix.");
+    }
     std::vector<bool> seen(size_t(rows), false);
     for (int64_t i = 0; i < num_rows; i++) {
         require(row_indices[i] >= 0 && row_indices[i] < rows, "a row is outside the matrix.");

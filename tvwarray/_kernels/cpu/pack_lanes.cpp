@@ -77,7 +77,7 @@ bool same_slots(const Stored& s, int32_t a, int32_t b) {
 
 }  // namespace
 
-LanePack::LanePack(const Stored& s, const Isa& isa) : grouped(s.grouped()) {
+LanePack::LanePack(const Stored& s, const Isa& isa) : grouped(s.grouped()), rest(s.rest) {
     Outline outline(s);
     tiles = outline.tiles;
     rows = outline.rows;
@@ -120,6 +120,6 @@ LanePack::LanePack(const Stored& s, const Isa& isa) : grouped(s.grouped()) {
     }
 }
 
-LaneView LanePack::view() const { return {slots.data(), rows.data(), stream.data(), grouped}; }
+LaneView LanePack::view() const { return {slots.data(), rows.data(), stream.data(), grouped, rest}; }
 
 }  // namespace tvw

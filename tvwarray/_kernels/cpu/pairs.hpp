@@ -11,6 +11,7 @@ struct SlotSet {
     uint64_t words[4] = {0, 0, 0, 0};
 
     void insert(int slot) { words[slot / 64] |= uint64_t(1) << slot % 64; }
+    bool empty() const { return !(words[0] | words[1] | words[2] | words[3]); }
     bool has(int slot) const { return words[slot / 64] >> slot % 64 & 1; }
 };
 

@@ -176,7 +176,7 @@ TVW_INLINE void tile_times_panel(const PanelView& a, const Panel& p, int rows, c
     auto values = static_cast<const S*>(a.values) + p.first_value;
     const uint16_t* slots = a.slots + p.first_slot;
     const Pair* pairs = a.pairs + p.first_pair;
-    for (int i = 0; i < (rows + 1) / 2; i++) {
+    for (int i = 0; i < p.pairs; i++) {
         const Pair pair = pairs[i];
         const int n = 4 * (pair.shared + pair.single);
         pair_times_panel<T, V>(pair, widened<T>(values, n, room), slots, panel, sums + pair.a * pitch,
@@ -184,6 +184,26 @@ TVW_INLINE void tile_times_panel(const PanelView& a, const Panel& p, int rows, c
         values += n;
         slots += 2 * pair.shared + 4 * pair.single;
     }
+}
+
+// Sums += the entries beside the tiles, one row of X each.
+template <class T, int V, class Sum>
+void add_rest(const Rest& rest, const int32_t* rows, int count, const Block& b, Sum* sums) {
+    constexpr int L = kLanes<T>;
+    auto values = static_cast<const T*>(rest.values);
+    for (int i = 0; i < count; i++, sums += V * L)
+        for (int32_t e = rest.indptr[rows[i]]; e < rest.indptr[rows[i] + 1]; e++) {
+            const char* x = b.x + int64_t(rest.columns[e]) * b.stride;
+            const Vec<T> value = broadcast(values[e]);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                const Vec<T> one = load<Vec<T>>(x + v * kWidth);
+                Sum* to = sums + v * L;
+                if constexpr (std::is_same_v<T, Sum>) store(to, load<Vec<T>>(to) + value * one);
+                else
+                    store(to, add_wrapping(load<Vec<Sum>>(to), __builtin_convertvector(value * one, Vec<Sum>)));
+            }
+        }
 }
 
 // The panels of some tiles in the order of the picture above.
@@ -231,6 +251,7 @@ void run_block_of(const PanelView& a, const Tile* tiles, int count, const Block&
         gathered = columns;
         tile_times_panel<T, S, V>(a, p, tile.rows, panel, sums_of(tile), spare, at.panel > 0);
     }
+    if (a.rest.indptr) add_rest<T, V>(a.rest, a.rows + first, rows, block, sums);
     if (out.row == size_of(out.type)) store_transposed<Sum>(sums, a.rows + first, rows, block, out, epilogue);
     else store_straight<Sum>(sums, a.rows + first, rows, block, out, epilogue);
 }

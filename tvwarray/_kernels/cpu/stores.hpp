@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "activations.hpp"
 #include "simd.hpp"
 
 namespace tvw {
@@ -19,11 +20,6 @@ template <class T, class F> TVW_INLINE void with_result_type(Type type, F f) {
         if (type == Type::bf16) return f(static_cast<bfloat*>(nullptr));
     }
     f(static_cast<T*>(nullptr));
-}
-
-template <class T> TVW_INLINE Vec<T> activate(Vec<T> v, Activation a) {
-    // Written so that NaN stays NaN.
-    return a == Activation::relu ? (v < T(0) ? Vec<T>{} : v) : v;
 }
 
 // A vector's worth of rows, or the last few. Rows ascend in a tile, but not from one tile to the next.
