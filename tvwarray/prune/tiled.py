@@ -111,11 +111,13 @@ class TileElementWise(RankedPattern):
         """Keep tiles, and then single entries of all layers."""
         tile_wise = TileWise(self.tile_rows, self.rows_too, self.group_rows, self.count_range)
         held = tile_wise.select_all(layers, min(1.0, sparsity + self.delta), contest)
-        kept = sum(int(np.count_nonzero(h.mask)) for h in held)
-        missing = round((1 - sparsity) * count_entries(layers)) - kept
+        kept = [int(np.count_nonzero(h.mask)) for h in held]
+        missing = round((1 - sparsity) * count_entries(layers)) - sum(kept)
+        floors = floors_of(layers, 1 - sparsity, contest)
+        short = [max(0.0, f - k) for f, k in zip(floors, kept, strict=True)]
         # Raised by one, so that a dropped entry of score 0 goes before what is kept already.
         dropped = [np.where(h.mask, 0, s + 1.0) for h, s in zip(held, layers, strict=True)]
-        extra = choose_elements(dropped, missing, [0.0] * len(layers))
+        extra = choose_elements(dropped, missing, short)
         return [Selection(h.mask | e, h.layout) for h, e in zip(held, extra, strict=True)]
 
 
