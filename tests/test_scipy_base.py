@@ -55,10 +55,10 @@ EXPECTED_FAILURES = {
     "test_inplace_dense": "array *= matrix would turn an array into a sparse matrix; it is refused",
 }
 
-FOR_SOME_FORMATS = {
+FOR_SOME_FORMATS = (
     "test_eq", "test_ne", "test_eq_ne_different_shapes", "test_lt", "test_gt", "test_le", "test_ge",
     "test_count_nonzero", "test_empty",
-}  # fmt: skip
+)  # fmt: skip
 """Tests that skip, or ask less of, a matrix whose format is not in a list of theirs; csr is."""
 
 GENERIC = (
