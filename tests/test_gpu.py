@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_ptx_wgmma as wgmma
 from interpreter_launcher import InterpreterLauncher
 from kernel_problems import (
     BFLOAT16,
@@ -31,6 +32,7 @@ from ptx import Interpreter
 from tvwarray._backends.cuda import CudaBackend
 from tvwarray._kernels.compile import compile_source, shipped_sources
 from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
 from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
@@ -109,6 +111,29 @@ def test_rounding_agrees_with_the_interpreter(dtype: np.dtype[Any]) -> None:
         np.testing.assert_array_equal(got, simulated)
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize(
+    ("n", "depth", "swizzle"), [(64, 128, 128), (128, 128, 128), (128, 64, 64), (256, 64, 64)]
+)
+def test_one_wgmma_agrees_with_the_interpreter(n: int, depth: int, swizzle: int, kind: str) -> None:
+    """The same PTX on hardware: descriptors, swizzles, metadata and sums of every lane."""
+    import cupy
+
+    if architecture() != "90":
+        pytest.skip("wgmma is on compute capability 9.0 alone")
+    problem = wgmma.Problem(n, depth, swizzle, kind)
+    body = f"{wgmma.BEGIN} {problem.steps()} {wgmma.COMMIT} {wgmma.WAIT}"
+    module = cupy.cuda.function.Module()
+    module.load(problem.text(body, wgmma.FENCE).encode())
+    out = cupy.full((128, n // 2), cupy.nan, cupy.float32)
+    args = (cupy.asarray(problem.image), cupy.asarray(problem.words), out)
+    module.get_function("k")((1,), (128,), args, shared_mem=problem.image.nbytes)
+    simulated = np.full((128, n // 2), np.nan, np.float32)
+    machine = Interpreter(problem.text(body, wgmma.FENCE))
+    machine.launch("k", 1, 128, [problem.image, problem.words, simulated], problem.image.nbytes)
+    np.testing.assert_array_equal(out.get(), simulated)
+
+
 def ragged(dtype: np.dtype[Any], sparse: bool, n: int, values: str = "integers") -> Product:
     rng = np.random.default_rng(n)
     rows, tiles = draw_tiles(
@@ -125,11 +150,26 @@ def all_configs() -> list[Any]:
         pytest.param(dtype, sparse, i, id=f"{dtype.name}-{'2:4' if sparse else 'all'}-{i}")
         for dtype in (FLOAT16, BFLOAT16)
         for sparse in (True, False)
-        for i in range(len(configs("90", dtype, sparse)))
+        for i in range(len(shipped("90", dtype, sparse)))
     ]
 
 
-def run(product: Product, config: KernelConfig | None = None, out: Any = None) -> np.ndarray:
+def shipped(target: str, dtype: np.dtype[Any], sparse: bool) -> list[KernelConfig | HopperConfig]:
+    """Return the configs of both kernels for an architecture."""
+    return [*configs(target, dtype, sparse), *hopper_configs(target, dtype, sparse)]
+
+
+def config_of(dtype: np.dtype[Any], sparse: bool, i: int) -> KernelConfig | HopperConfig:
+    """Return a config of this GPU; not all have as many as Hopper."""
+    found = shipped(architecture(), dtype, sparse)
+    if i >= len(found):
+        pytest.skip(f"sm_{architecture()} has {len(found)} kernels for this type and pattern")
+    return found[i]
+
+
+def run(
+    product: Product, config: KernelConfig | HopperConfig | None = None, out: Any = None
+) -> np.ndarray:
     import cupy
 
     packed = pack(to_gpu(product.storage))
@@ -140,7 +180,7 @@ def run(product: Product, config: KernelConfig | None = None, out: Any = None) -
 @pytest.mark.parametrize(("dtype", "sparse", "i"), all_configs())
 def test_every_kernel_is_exact_on_integers(dtype: np.dtype[Any], sparse: bool, i: int) -> None:
     """Ragged tiles, empty ones, dropped rows, repeated columns, every kind of n."""
-    config = configs(architecture(), dtype, sparse)[i]
+    config = config_of(dtype, sparse, i)
     for n in (1, 7, 8, 64, 200, 513):
         product = ragged(dtype, sparse, n)
         np.testing.assert_array_equal(run(product, config), exact(product)[0].astype(dtype))
@@ -148,7 +188,7 @@ def test_every_kernel_is_exact_on_integers(dtype: np.dtype[Any], sparse: bool, i
 
 @pytest.mark.parametrize(("dtype", "sparse", "i"), all_configs())
 def test_every_kernel_is_bounded_on_normals(dtype: np.dtype[Any], sparse: bool, i: int) -> None:
-    config = configs(architecture(), dtype, sparse)[i]
+    config = config_of(dtype, sparse, i)
     product = ragged(dtype, sparse, 200, "normals")
     y, size, terms = exact(product)
     error = abs(run(product, config).astype(float) - y)
@@ -163,7 +203,7 @@ def test_every_kernel_is_bounded_on_normals(dtype: np.dtype[Any], sparse: bool, 
 def test_large_products_are_exact(dtype: np.dtype[Any], sparse: bool) -> None:
     product = uniform(2048, 2048, 2048, tile_rows=128, keep=0.5, dtype=dtype, sparse=sparse)
     expected = exact(product)[0].astype(dtype)
-    for config in configs(architecture(), dtype, sparse):
+    for config in shipped(architecture(), dtype, sparse):
         np.testing.assert_array_equal(run(product, config), expected)
 
 

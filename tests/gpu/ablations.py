@@ -18,12 +18,12 @@ from timings import dense_us, matrix, median_us
 from tvwarray._kernels import product
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
 from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
-KERNEL = "sm80_tvw_gemm.cu"
 GATHER = "if (i * of / gathers == share) gather(stage, columns, i);"
 VALUES = "if (i * of / value_copies == share) copy_values(stage, brick, i);"
 META = "if (of - 1 - i * of / meta_copies == share) copy_meta(stage, brick, i);"
@@ -40,7 +40,7 @@ NO_PRODUCT = {PRODUCT: "", LAST_PRODUCT: ""}
 NO_LOADS = {LOAD: "", LAST_LOAD: ""}
 NO_BARRIER = {BARRIER: "            write = read;"}
 
-ABLATIONS: dict[str, dict[str, str]] = {
+MMA_ABLATIONS: dict[str, dict[str, str]] = {
     "everything": {},
     "no gather of X": NO_GATHER,
     "no copies of A": NO_VALUES,
@@ -56,22 +56,52 @@ ABLATIONS: dict[str, dict[str, str]] = {
 }
 
 
-def altered(changes: dict[str, str]) -> dict[str, str]:
-    """Return the kernel's source with replacements, each of which must be found once."""
-    text = shipped_sources("sm80_tvw_gemm")[KERNEL]
+WGMMA_GATHER = {"column >= 0 && my_n + a * atom_columns < n);": "false);"}
+WGMMA_VALUES = {
+    "arrive_expecting(my_full, bytes);": "arrive(my_full);",
+    "copy_bulk(stage + x_bytes, slabs + slab * slab_bytes, bytes, my_full);": "",
+}
+
+WGMMA_ABLATIONS: dict[str, dict[str, str]] = {
+    "everything": {},
+    "X gathered as zeros": WGMMA_GATHER,
+    "no copies of A": WGMMA_VALUES,
+    "products alone": {**WGMMA_GATHER, **WGMMA_VALUES},
+    "copies alone": {
+        "multiply_async<0, false>(c[m], a, b, meta[m]);": ";",
+        "multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);": (
+            "if (first) multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);"
+        ),
+    },
+    "no stores": {STORE: "if (to_row[i] < 0 || chunk.word[0] != 0x12345) continue;"},
+}
+ABLATIONS = {"sm80_tvw_gemm": MMA_ABLATIONS, "sm90_tvw_gemm": WGMMA_ABLATIONS}
+
+
+def altered(kernel: str, changes: dict[str, str]) -> dict[str, str]:
+    """Return a kernel's source with replacements, each of which must be found once."""
+    file = f"{kernel}.cu"
+    text = shipped_sources(kernel)[file]
     for old, new in changes.items():
         if text.count(old) != 1:
-            raise SystemExit(f"found {text.count(old)} times in {KERNEL}: {old!r}")
+            raise SystemExit(f"found {text.count(old)} times in {file}: {old!r}")
         text = text.replace(old, new)
-    return {KERNEL: text}
+    return {file: text}
 
 
 def time_variant(
-    config: KernelConfig, changes: dict[str, str], packed: Any, x: Any, out: Any, repeats: int
+    config: KernelConfig | HopperConfig,
+    changes: dict[str, str],
+    packed: Any,
+    x: Any,
+    out: Any,
+    repeats: int,
 ) -> float:
     """Return the time of an altered kernel in microseconds."""
     launcher = CupyLauncher()
-    kernel = compile_kernel(config, launcher.device(x).architecture, altered(changes))
+    kernel = compile_kernel(
+        config, launcher.device(x).architecture, altered(config.kernel, changes)
+    )
     if kernel.usage.spill_bytes:
         print(f"      (spills {kernel.usage.spill_bytes} bytes)")
     kept, product._compiled = product._compiled, lambda *_: kernel
@@ -98,10 +128,11 @@ def main() -> None:
         values = np.random.default_rng(2).standard_normal((cols, n), dtype=np.float32)
         x, out = cupy.asarray(values.astype(BFLOAT16)), None
         out = cupy.empty((rows, n), dtype=x.dtype)
-        shipped = configs(CupyLauncher().device(x).architecture, BFLOAT16, True)
+        what = CupyLauncher().device(x).architecture, BFLOAT16, True
+        shipped = [*configs(*what), *hopper_configs(*what)]
         for i in args.configs:
             print(shipped[i], flush=True)
-            for name, changes in ABLATIONS.items():
+            for name, changes in ABLATIONS[shipped[i].kernel].items():
                 us = time_variant(shipped[i], changes, packed, x, out, args.repeats)
                 print(f"  {us:7.1f} us  {name}", flush=True)
             for stages in args.stages:

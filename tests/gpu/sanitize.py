@@ -35,6 +35,7 @@ def workload() -> None:
     import numpy as np
     from kernel_problems import BFLOAT16, FLOAT16, Product, draw_tiles, exact, integers, storage_of
 
+    from tvwarray._kernels.hopper.config import hopper_configs
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.product import multiply
@@ -54,7 +55,8 @@ def workload() -> None:
             moved = {k: None if v is None else cupy.asarray(v) for k, v in arrays.items()}
             packed = pack(TVWStorage(storage.shape, 256, storage.vector, **moved))
             x, expected = cupy.asarray(product.x), exact(product)[0].astype(dtype)
-            for config in configs(architecture, dtype, sparse):
+            what = architecture, dtype, sparse
+            for config in (*configs(*what), *hopper_configs(*what)):
                 got = multiply(CupyLauncher(), packed, x, config=config).get()
                 print("exact" if np.array_equal(got, expected) else "WRONG", config, flush=True)
                 if not np.array_equal(got, expected):
@@ -68,7 +70,7 @@ def main(tools: list[str]) -> int:
         extra = ["--leak-check=no"] if tool == "memcheck" else []
         command = [
             sanitizer(), f"--tool={tool}", *extra, "--error-exitcode=9", "--kernel-name",
-            "kernel_substring=sm80_tvw_gemm", sys.executable, __file__, "--workload",
+            "kernel_substring=_tvw_gemm", sys.executable, __file__, "--workload",
         ]  # fmt: skip
         print("==", tool, flush=True)
         status = subprocess.run(command, check=False).returncode

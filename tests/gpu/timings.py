@@ -88,8 +88,7 @@ def time_kernels(storage: TVWStorage, x: Any, dense: float, repeats: int, top: i
         found.append((us, place, config))
     for us, place, c in sorted(found, key=lambda f: f[0])[:top]:
         print(
-            f"    {us:7.1f} us, {dense / us:5.2f}x dense: {c.block_rows}x{c.block_n}, warps "
-            f"{c.warp_rows}x{c.warp_n}, {c.stages} stages, the model's #{place}",
+            f"    {us:7.1f} us, {dense / us:5.2f}x dense: {c}, the model's #{place}",
             flush=True,
         )
 
