@@ -27,12 +27,12 @@ from ptx import (
     UninitialisedRegister,
 )
 
-from tvwarray._kernels import launch
+from tvwarray._kernels import product
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.hopper import pack as slab_packing
 from tvwarray._kernels.hopper.config import HopperConfig
-from tvwarray._kernels.launch import multiply
 from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
 
 KERNEL = "sm90_tvw_gemm.cu"
 LAYOUT = "sm90_layout.cuh"
@@ -274,10 +274,10 @@ def judge(sources: dict[str, str], order: Any) -> None:
     """Run altered sources; raise what is wrong with them, return if nothing is."""
     kernel = compile_kernel(CONFIG, "90", sources)
     launcher = InterpreterLauncher("90", order, multiprocessors=3)
-    product = case()
+    problem = case()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_compiled", lambda *_: kernel)
-        got = multiply(launcher, pack(product.storage), product.x, config=CONFIG)
+        patch.setattr(product, "_compiled", lambda *_: kernel)
+        got = multiply(launcher, pack(problem.storage), problem.x, config=CONFIG)
     if not np.array_equal(got, expected()):
         raise WrongResultError
     if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
