@@ -54,6 +54,7 @@ def test_constructor_takes_what_bsr_array_takes():
     ("arg", "options", "message"),
     [
         (EYE, {"shape": (20, 31)}, r"shape is \(20, 31\), but the argument has shape \(20, 30\)"),
+        (TVWMatrix(EYE), {"shape": (30, 20)}, r"shape is \(30, 20\), but the argument"),
         (([1.0], ([0], [5])), {"shape": (2, 2)}, "no matrix"),
         (([1.0, 2.0], ([0], [1])), {}, "no matrix"),
         (([1.0], [0, 7], [0, 1]), {"shape": (1, 2)}, "no matrix"),

@@ -42,9 +42,20 @@ def construct(
         storage = _convert.from_sparse(_compressed(arg, shape), **options)
     else:
         storage = _convert.from_dense(arg if is_array(arg) else _dense(arg), **options)
-    if shape is not None and tuple(shape) != storage.shape:
-        raise FormatError(f"shape is {tuple(shape)}, but the argument has shape {storage.shape}.")
+    check_shape(shape, storage.shape)
     return storage
+
+
+def check_shape(given: tuple[int, int] | None, shape: tuple[int, int]) -> None:
+    """Check the `shape` a caller gave against that of what came with it.
+
+    Raises
+    ------
+    FormatError
+        If they differ.
+    """
+    if given is not None and tuple(given) != shape:
+        raise FormatError(f"shape is {tuple(given)}, but the argument has shape {shape}.")
 
 
 def _compressed(arg: tuple[Any, Any, Any], shape: tuple[int, int] | None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import scipy.sparse as sp
 
 from tvwarray import _components, _convert, _describe, _elementwise
-from tvwarray._construct import construct
+from tvwarray._construct import check_shape, construct
 from tvwarray._cupyx import to_cupyx
 from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName
@@ -79,6 +79,7 @@ class TVWMatrix(Operations, sp.sparray):
         vector: Vector = (2, 4),
     ) -> None:
         if isinstance(arg, TVWMatrix):
+            check_shape(shape, arg.shape)
             self._storage, self._transposed = arg.totvw(copy).storage, arg.transposed
         else:
             self._storage = construct(arg, shape, dtype, tile_rows, vector)

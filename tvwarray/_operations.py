@@ -38,7 +38,7 @@ def _function(name: str) -> Callable[[Any], Any]:
     def method(self: Operations) -> Operations:
         return self._like(_elementwise.unary(self._storage, name))
 
-    method.__name__ = name
+    method.__name__, method.__qualname__ = name, f"Operations.{name}"
     method.__doc__ = f"Return ``numpy.{name}`` of every element; zeros stay zeros."
     return method
 
