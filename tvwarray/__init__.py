@@ -22,13 +22,16 @@ from tvwarray._matmul import linear, matmul, select_backend
 from tvwarray._matrix import TVWMatrix
 from tvwarray._plan import Plan, plan
 from tvwarray._sparsify import sparsify
+from tvwarray._sparsify_model import LayerReport, SparsifiedModel, sparsify_model
 from tvwarray._storage import TVWStorage
 
 __all__ = [
     "BackendError",
     "Epilogue",
     "FormatError",
+    "LayerReport",
     "Plan",
+    "SparsifiedModel",
     "TVWMatrix",
     "TVWStorage",
     "__version__",
@@ -42,6 +45,7 @@ __all__ = [
     "save",
     "select_backend",
     "sparsify",
+    "sparsify_model",
 ]
 
 warn_of_source_folder()

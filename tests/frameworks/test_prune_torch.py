@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -23,3 +26,23 @@ def test_parameters_have_scores(dtype):
 def test_scores_of_a_gpu():
     weight = torch.randn(64, 64, device="cuda")
     np.testing.assert_array_equal(prune.magnitude(weight), weight.abs().cpu().numpy())
+
+
+def test_example_of_stages(tmp_path):
+    path = Path(__file__).parents[2] / "examples" / "prune_torch.py"
+    spec = importlib.util.spec_from_file_location("prune_torch", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    state = tmp_path / "state.safetensors"
+    model, pruner = example.main(state)
+    assert [r.accepted for r in pruner.records] == [True] * 3
+    assert pruner.records[-1].metric > pruner.dense - 0.05
+    assert abs(pruner.records[-1].sparsity - 0.75) <= 0.005
+    for name, layer in model.layers.items():
+        kept = pruner.selections[name].mask
+        assert not layer.weight.detach().numpy()[~kept].any()
+    # Once more: everything is in the file, nothing is trained again.
+    again, resumed = example.main(state)
+    assert resumed.records == pruner.records
+    for name, x in model.state().items():
+        np.testing.assert_array_equal(again.state()[name], x)

@@ -1,4 +1,4 @@
-"""Matrices to a file; the suffix says of which format."""
+"""Matrices to a file, whose suffix says of which format, and the table of what was written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ import numpy as np
 import scipy.io
 
 import tvwarray
+from tvwarray._cli.table import percent_text, shape_text
+from tvwarray._describe import bytes_text
 from tvwarray._dtypes import NARROW_FLOATS, DType
 from tvwarray._errors import FormatError
 from tvwarray._matrix import TVWMatrix
 
 _TVW: Final = (".npz", ".safetensors")
 _PLAIN: Final = (".npy", ".mtx")
+
+
+FIGURES: Final = ("matrix", "shape", "dtype", "nonzero", "bytes", "of dense")
+"""The header of the columns that `figures` fills."""
 
 
 def check_output(path: str, count: int) -> None:
@@ -60,6 +66,19 @@ def write(path: str, matrices: Mapping[str, TVWMatrix]) -> None:
         else:
             coo = A.tocoo()
             scipy.io.mmwrite(temporary, coo.astype(_mtx_dtype(coo.dtype)))
+
+
+def figures(name: str, A: TVWMatrix) -> tuple[str, ...]:
+    """Return a line of the table of what was written."""
+    dense = A.shape[0] * A.shape[1] * A.dtype.itemsize
+    share = f"{A.nbytes / dense:.2f}" if dense else "-"
+    size = (percent_text(A.density), bytes_text(A.nbytes), share)
+    return (name or "-", shape_text(A.shape), A.dtype.name, *size)
+
+
+def safe_name(name: str) -> str:
+    """Return a name from a file, which is not trusted, without anything a path could mean."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100].lstrip(".")
 
 
 def _mtx_dtype(dtype: DType) -> DType:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
 from typing import Any, Final, NoReturn
 
-from tvwarray._cli import bench, convert, demo, env, info, spy
+from tvwarray._cli import bench, convert, demo, env, info, prune, spy
 from tvwarray._cli.files import DEFAULT_TILE_ROWS
 from tvwarray._install import __version__
 from tvwarray._spy import DEFAULT_CELLS
 from tvwarray._storage import MAX_TILE_ROWS, MIN_TILE_ROWS
+from tvwarray.prune.selection import DEFAULT_FLOOR
 
 
 class UsageError(ValueError):
@@ -70,12 +71,15 @@ examples:
 """
 
 _PRUNE_END: Final = """\
-Each matrix is pruned for itself, by magnitude; OUT is as for convert. Half of the entries is the
-least that 2:4 prunes; sparsity counts all of them.
+Matrices are ranked together, by magnitude, so that each loses what it needs least; OUT is as for
+convert. Half of the entries is the least that 2:4 prunes; sparsity counts all of them. Of a model,
+linear layers and convolutions (out, in, ...) are taken; vectors, integers, embeddings and what is
+smaller than a tile are left alone, unless --only names them.
 
 examples:
   tvwarray prune W.npy A.npz --sparsity 0.75
   tvwarray prune model.safetensors A.safetensors --sparsity 0.875 --only 'encoder.*'
+  tvwarray prune model.safetensors A.safetensors --sparsity 0.75 --report A.json --pictures layers/
 """
 
 _DEMO_END: Final = """\
@@ -140,7 +144,7 @@ def build_parser() -> ArgumentParser:
     _demo(add("demo", "prune, check and time the weights of an encoder", _DEMO_END, demo.run))
     _info(add("info", "what a file holds", _INFO_END, info.run))
     _convert(add("convert", "convert files without loss", _CONVERT_END, convert.run_convert))
-    _prune(add("prune", "prune matrices into the format", _PRUNE_END, convert.run_prune))
+    _prune(add("prune", "prune matrices into the format", _PRUNE_END, prune.run))
     _bench(add("bench", "check and time products of any size", _BENCH_END, bench.run))
     _spy(add("spy", "draw the tiles of every matrix of a file", _SPY_END, spy.run))
     add("env", "versions, processor, threads, backends", "", env.run)
@@ -184,7 +188,32 @@ def _prune(p: ArgumentParser) -> None:
     )
     _add_only(p)
     _add_tile_rows(p, DEFAULT_TILE_ROWS)
-    p.add_argument("--pattern", default="tvw", help="the sparsity pattern (default: tvw)")
+    p.add_argument(
+        "--pattern", default="tvw", help="tvw, tw, tew, ew, vw, bw or vnm (default: tvw)"
+    )
+    p.add_argument(
+        "--scope",
+        choices=("global", "layer"),
+        default="global",
+        help="rank all matrices together, or each for itself (default: global)",
+    )
+    p.add_argument(
+        "--floor",
+        type=float,
+        default=DEFAULT_FLOOR,
+        metavar="F",
+        help="least share of its part that a matrix keeps when all are ranked together "
+        f"(default: {DEFAULT_FLOOR})",
+    )
+    for name, what in (
+        ("--permute", "search which columns share a group of 2:4"),
+        ("--group-rows", "put rows into the tiles that keep most of them"),
+    ):
+        p.add_argument(
+            name, action=BooleanOptionalAction, default=True, help=f"{what} (default: yes)"
+        )
+    p.add_argument("--report", metavar="JSON", help="write what became of each matrix")
+    p.add_argument("--pictures", metavar="FOLDER", help="draw each matrix there, an .svg each")
 
 
 def _spy(p: ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tvwarray._cli.files import Entry, as_tvw, open_source, plural
+from tvwarray._cli.output import safe_name
 from tvwarray._cli.progress import progress
 from tvwarray._errors import FormatError
 from tvwarray._matrix import TVWMatrix
@@ -42,12 +43,7 @@ def _places(output: str, matrices: list[Entry]) -> list[Path]:
             "with --only NAME."
         )
     path.mkdir(parents=True, exist_ok=True)
-    return [path / f"{i:03}-{_safe(e.name)}.png" for i, e in enumerate(matrices)]
-
-
-def _safe(name: str) -> str:
-    """Return a name from a file, which is not trusted, without anything a path could mean."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100].lstrip(".")
+    return [path / f"{i:03}-{safe_name(e.name)}.png" for i, e in enumerate(matrices)]
 
 
 def _draw(A: TVWMatrix, name: str, place: Path, cells: int) -> None:
