@@ -5,6 +5,7 @@ from __future__ import annotations
 import array_api_strict as xp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import tvwarray
 from tvwarray import TVWMatrix
@@ -113,3 +114,19 @@ def test_a_plan_says_why_no_kernel_runs():
     assert planned.gpu.seconds is None
     assert planned.predicted_share is None
     assert "H200: no kernel, tensor cores have no such products" in str(planned)
+
+
+def test_a_plan_reports_what_the_remainder_costs():
+    rng = np.random.default_rng(0)
+    A = tvwarray.sparsify(rng.standard_normal((1024, 1024), dtype=np.float32), 0.9)
+    extra = sp.random_array((1024, 1024), density=0.01, rng=rng, dtype=np.float32)
+    B = A.with_remainder(sp.csr_array(extra)).astype(np.float16)
+    plain, beside = (tvwarray.plan(M.astype(np.float16), 512, device="H200") for M in (A, B))
+    assert beside.remainder_entries == B.storage.remainder.data.size
+    added = beside.gpu.remainder_seconds
+    assert added > 0
+    assert beside.gpu.seconds == pytest.approx(plain.gpu.seconds + added)
+    assert f"the remainder adds {1e6 * added:.3g} us (CSR)" in str(beside)
+    assert f"{beside.remainder_entries:,} entries beside the tiles" in str(beside)
+    assert plain.gpu.remainder_seconds == 0
+    assert "remainder" not in str(plain)

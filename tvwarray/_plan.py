@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from tvwarray._backends import cuda
 from tvwarray._backends.dense import share_of_dense
-from tvwarray._kernels.cost import predict_dense
+from tvwarray._kernels.cost import predict_dense, predict_remainder
 from tvwarray._kernels.devices import Device, named_device
 from tvwarray._kernels.launch import choose_for
 from tvwarray._kernels.select import Choice
 from tvwarray._matmul import Operand, Selection, select_backend
 from tvwarray._namespace import Array, array_namespace, device_of
+from tvwarray._storage import TVWStorage
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class GpuPlan:
     """Every candidate with its modelled time, best first, or the reason why it is refused."""
     dense_seconds: float
     """Modelled time of the dense product of the same dtype."""
+    remainder_seconds: float = 0.0
+    """Modelled time of adding the product of the remainder, if there is one."""
 
     @property
     def seconds(self) -> float | None:
-        """Modelled time of the best kernel, or None if all are refused."""
+        """Modelled time of the best kernel and the remainder, or None if all are refused."""
         best = self.choice.candidates[0].prediction if self.choice.config else None
-        return best.seconds if best else None
+        return best.seconds + self.remainder_seconds if best else None
 
     def __str__(self) -> str:
         name, dense = self.device.name or f"sm_{self.device.architecture}", self.dense_seconds
@@ -43,7 +46,11 @@ class GpuPlan:
                 f"WARNING, the dense product is predicted to be {share:.2f} times as fast; "
                 "multiply A.toarray() there"
             )
-        return f"{name}: {self.choice.candidates[0]}\n{name}: dense {1e6 * dense:.3g} us: {verdict}"
+        lines = [f"{name}: {self.choice.candidates[0]}"]
+        if self.remainder_seconds:
+            lines.append(f"{name}: the remainder adds {1e6 * self.remainder_seconds:.3g} us (CSR)")
+        lines.append(f"{name}: dense {1e6 * dense:.3g} us: {verdict}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class Plan:
     """Time over that of the dense product, where the backend has a model; on hosts on one core."""
     gpu: GpuPlan | None = None
     """The kernel, where the product would run on a GPU."""
+    remainder_entries: int = 0
+    """Entries beside the tiles, which are multiplied as CSR and added."""
 
     def __str__(self) -> str:
         rows, cols = self.shape
@@ -69,6 +78,9 @@ class Plan:
         lines += [f"  {line}" for line in str(self.selection or "").splitlines()]
         lines += [f"  {line}" for line in str(self.gpu or "").splitlines()]
         lines.append(f"  {100 * self.stored_share:.3g} % of the multiply-adds of a dense product")
+        if self.remainder_entries:
+            share = self.remainder_entries / max(1, rows * cols)
+            lines.append(f"  and {self.remainder_entries:,} entries beside the tiles: {share:.2%}")
         if self.predicted_share is not None and self.gpu is None:
             lines.append(f"  predicted {self.predicted_share:.2g} of its time on one core")
         return "\n".join(lines)
@@ -103,7 +115,7 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
     >>> round(tvwarray.plan(A, 64).stored_share, 2)
     0.25
     >>> half = A.astype(np.float16)
-    >>> tvwarray.plan(half, 4096, device="H200").gpu.choice.config.kernel
+    >>> tvwarray.plan(half, 4096, device="A100").gpu.choice.config.kernel
     'sm80_tvw_gemm'
     """
     storage = A.storage
@@ -127,12 +139,19 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
         stored_share=int(storage.data.shape[0]) / max(1, storage.shape[0] * storage.shape[1]),
         predicted_share=share,
         gpu=gpu,
+        remainder_entries=_entries(storage),
     )
 
 
+def _entries(storage: TVWStorage) -> int:
+    return int(storage.remainder.data.shape[0]) if storage.remainder else 0
+
+
 def _gpu_plan(A: Operand, n: int, device: Device) -> GpuPlan:
-    dense = predict_dense(A.shape, n, A.storage.dtype.itemsize, device)
-    return GpuPlan(device, choose_for(A.storage, n, device), dense)
+    storage, size = A.storage, A.storage.dtype.itemsize
+    beside = predict_remainder(_entries(storage), A.shape, n, size, device)
+    dense = predict_dense(A.shape, n, size, device)
+    return GpuPlan(device, choose_for(storage, n, device), dense, beside)
 
 
 def _operand(A: Operand, n: int) -> Array:
