@@ -95,6 +95,7 @@ class Problem:
         which = step % 2 if selector is None else selector
         return (
             f"mov.u64 %rd5, {bits_a}; mov.u64 %rd6, {bits_x};"
+            "add.u64 %rd5, %rd5, %rd7; add.u64 %rd6, %rd6, %rd7;"
             f"wgmma.mma_async.sp.sync.aligned.m64n{self.n}k32.f32.{self.kind}.{self.kind} "
             f"{{{sums}}}, {a or '%rd5'}, %rd6, %e{step // 2}, {which}, {scale}, 1, 1, "
             f"{'' if a else '0, '}1;"
@@ -142,6 +143,7 @@ fill:
     bar.sync 0;
     ld.param.u64 %rd2, [words]; mad.wide.u32 %rd2, %r0, 4, %rd2;
     {loads}
+    mov.u32 %r8, s; shr.u32 %r8, %r8, 4; cvt.u64.u32 %rd7, %r8;  // where descriptors count from
     ld.param.u64 %rd3, [out]; mad.wide.u32 %rd3, %r0, {2 * self.n}, %rd3;
     {body}
     {stores}
@@ -195,6 +197,7 @@ def test_dense_products_with_both_operands_k_major() -> None:
     body = f"""
         mov.u64 %rd5, {descriptor(0, 16, 1024, 128)};
         mov.u64 %rd6, {descriptor(B_AT, 16, 1024, 128)};
+        add.u64 %rd5, %rd5, %rd7; add.u64 %rd6, %rd6, %rd7;
         {BEGIN}
         wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {{{sums}}}, %rd5, %rd6, 0, 1, 1, 0, 0;
         {COMMIT} {WAIT}"""
@@ -278,7 +281,7 @@ def test_a_product_nobody_waits_for_is_refused() -> None:
         ("m64n64k32", "m64n64k16", UnknownOpcode, "does not exist"),
         ("m64n64k32", "m64n72k32", InvalidOperand, "36 32-bit registers"),
         ("mov.u64 %rd5, ", f"mov.u64 %rd5, {1 << 49} + ", None, ""),
-        ("mov.u64 %rd6,", "cvt.u64.u32 %rd6, %r0; //", InvalidOperand, "differs between threads"),
+        ("add.u64 %rd6,", "cvt.u64.u32 %rd6, %r0; //", InvalidOperand, "differs between threads"),
     ],
 )
 def test_instructions_that_do_not_exist(old: str, new: str, error: Any, message: str) -> None:
