@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from native_paths import on, paths
 from strategies import seeds
 
-from tvwarray import FormatError
+from tvwarray import FormatError, _permute
 from tvwarray._permute import permute_slots, replacement_gains
 
 
@@ -127,3 +129,26 @@ def test_the_unit_of_scores_does_not_matter():
 def test_what_are_no_scores(scores, message):
     with pytest.raises(FormatError, match=message):
         permute_slots(scores)
+
+
+@paths
+@given(st.integers(0, 8), st.integers(0, 70), seeds)
+def test_tiles_of_many_columns_are_searched_in_parts(path, rows, columns, seed):
+    """Parts no longer than allowed, all columns once, nothing lost against natural order."""
+    scores = np.random.default_rng(seed).exponential(1, (rows, columns))
+    searched = []
+
+    def spy(part, start, *limits):
+        searched.append(part.shape[0])
+        return start
+
+    with on(path), mock.patch.multiple(_permute, _WHOLE=24, _PART=16):
+        order = permute_slots(scores)
+        with mock.patch.object(_permute, "_search", spy):
+            if path == "numpy":
+                permute_slots(scores)
+    assert sorted(order[order >= 0].tolist()) == list(range(columns))
+    assert kept(scores, order.tolist()) >= kept(scores, list(range(columns))) - 1e-9 * scores.sum()
+    if columns > 24:
+        assert max(searched, default=0) <= 16
+    assert sum(searched) in (0, -(-columns // 4) * 4)
