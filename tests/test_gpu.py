@@ -6,10 +6,12 @@ under compute-sanitizer, `tests/gpu/timings.py` measures them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import test_ptx_wgmma as wgmma
@@ -28,15 +30,20 @@ from kernel_problems import (
     uniform,
 )
 from ptx import Interpreter
+from test_kernels_epilogue import near
+from test_kernels_types import error_bound
+from test_kernels_types import problem as type_problem
 
+from tvwarray import Epilogue
 from tvwarray._backends.cuda import CudaBackend
 from tvwarray._kernels.compile import compile_source, shipped_sources
-from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.config import KernelConfig, few_config
+from tvwarray._kernels.elements import form_of, refusal
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
 from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
-from tvwarray._kernels.select import configs
+from tvwarray._kernels.select import configs, configs_of
 from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 
 pytestmark = pytest.mark.gpu
@@ -277,3 +284,109 @@ def test_infinities_stay_where_they_are_multiplied() -> None:
     assert unused.size
     product.x[unused] = np.inf
     np.testing.assert_array_equal(run(product), exact(product)[0].astype(np.float16))
+
+
+@pytest.mark.parametrize("sparse", [True, False], ids=["2:4", "all"])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        ("int8", "default"), ("float8_e4m3fn", "default"), ("float8_e5m2", "default"),
+        ("float32", "highest"), ("float32", "high"), ("float32", "tf32"), ("float64", "default"),
+    ],
+)  # fmt: skip
+def test_every_type_is_exact_on_integers(dtype: str, precision: Any, sparse: bool) -> None:
+    """All shipped configs of each type that this chip has products of."""
+    import cupy
+
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    form = form_of(kind, precision)
+    if reason := refusal(form, architecture()):
+        pytest.skip(reason)
+    product = type_problem(kind, precision, sparse)
+    y = exact(product)[0]
+    packed, x = pack(to_gpu(product.storage), form), cupy.asarray(product.x)
+    for config in configs_of(architecture(), form, sparse):
+        got = multiply(CupyLauncher(), packed, x, config=config).get()
+        np.testing.assert_array_equal(got.astype(float), y, err_msg=str(config))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "tf32"])
+def test_float32_is_as_precise_as_it_says(precision: Any) -> None:
+    import cupy
+
+    product = type_problem(np.dtype(np.float32), "tf32", True, normals)
+    packed = pack(to_gpu(product.storage), form_of(np.dtype(np.float32), precision))
+    got = multiply(CupyLauncher(), packed, cupy.asarray(product.x)).get()
+    y, size, terms = exact(product)
+    bound = ACCUMULATION * error_bound(np.dtype(np.float32), precision, terms[:, None]) * size
+    assert (abs(got - y) <= bound + 1e-38).all()
+    worst = (abs(got - y) / (size + 1e-30)).max()
+    print(f"\n{precision}: largest error over |A| |X| {worst:.3g}, 2**{np.log2(worst):.1f}")
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("output", ["float16", "float32"])
+def test_fused_epilogues(activation: Any, output: str) -> None:
+    """All parts at once, on the large, the small and the narrow kernels; c in any order."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+    for n in (5, 200):
+        product = ragged(FLOAT16, True, n)
+        rows = product.storage.shape[0]
+        c, residual = (rng.integers(-8, 9, (2, rows, n)) / 4).astype(output)
+        row, column = (2.0 ** rng.integers(-4, 1, k).astype(np.float32) for k in (rows, n))
+        here = Epilogue(
+            alpha=-0.5, beta=2.0, c=c, bias=row, activation=activation, residual=residual,
+            out_dtype=np.dtype(output), row_scale=row, col_scale=column,
+        )  # fmt: skip
+        arrays = ("c", "bias", "residual", "row_scale", "col_scale")
+        there = replace(here, **{name: cupy.asarray(getattr(here, name)) for name in arrays})
+        there = replace(there, c=cupy.asfortranarray(there.c))
+        packed, x = pack(to_gpu(product.storage)), cupy.asarray(product.x)
+        for config in (*configs(architecture(), FLOAT16, True), None):
+            got = multiply(CupyLauncher(), packed, x, config=config, epilogue=there)
+            near(got.get(), product, here)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("sparse", [True, False], ids=["2:4", "all"])
+def test_few_columns(dtype: np.dtype[Any], sparse: bool) -> None:
+    """n = 1 to 64, X and the result in both orders; pieces of tiles in one launch."""
+    import cupy
+
+    for n in (1, 2, 8, 13, 64):
+        product = ragged(dtype, sparse, n)
+        packed, y = pack(to_gpu(product.storage)), exact(product)[0].astype(dtype)
+        for order in "CF":
+            x = cupy.asarray(product.x, order=order)
+            out = cupy.zeros(y.shape, x.dtype, order=order)
+            config = few_config(dtype.name, sparse, n)
+            multiply(CupyLauncher(), packed, x, out, config)
+            np.testing.assert_array_equal(out.get(), y)
+
+
+def test_tiles_in_pieces_and_batches() -> None:
+    """A long tile shared out to many blocks, bit for bit the same each time; a batch at once."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+    rows, tiles = draw_tiles(rng, [128, 128, 40], [64, 16384, 4096], 5, 700)
+    storage = storage_of((rows, 700), tiles, BFLOAT16, True, normals(rng), rng)
+    product = Product(storage, normals(rng)((700, 136)).astype(BFLOAT16))
+    packed, x = pack(to_gpu(storage)), cupy.asarray(product.x)
+    y, size, terms = exact(product)
+    bound = ACCUMULATION * terms[:, None] * 2.0**-24 * size
+    for config in configs(architecture(), BFLOAT16, True):
+        first = multiply(CupyLauncher(), packed, x, config=config).get()
+        error = abs(first.astype(float) - y)
+        assert (error <= bound + rounding(abs(y) + bound, BFLOAT16)).all()
+        for _ in range(3):
+            again = multiply(CupyLauncher(), packed, x, config=config).get()
+            np.testing.assert_array_equal(first.view(np.uint16), again.view(np.uint16))
+    whole = cupy.asarray(rng.integers(-4, 5, (3, 700, 72)).astype(np.float16))
+    exact_storage = ragged(FLOAT16, True, 72).storage
+    got = multiply(CupyLauncher(), pack(to_gpu(exact_storage)), whole).get()
+    for i in range(3):
+        one = exact(Product(exact_storage, whole[i].get()))[0]
+        np.testing.assert_array_equal(got[i], one.astype(np.float16))

@@ -229,3 +229,38 @@ class KernelConfig:
         if self.pieces:
             text += ", in pieces"
         return text
+
+
+MOST_FEW: Final = 64
+"""Columns of X that `FewConfig` is for, at most."""
+
+
+class FewConfig(KernelConfig):
+    """The constants of ``sm80_tvw_few``, for few columns of X.
+
+    `block_n` columns at most, `stages` steps of a tile at most in a piece, warps one below the
+    other. Other rules hold than those of a ring of stages.
+    """
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: the rows of X for a piece."""
+        return self.stages * self.x_stage_bytes
+
+    def refusal(self) -> str:
+        """Return which rule of the kernel this config breaks, or an empty string."""
+        if self.element not in SIXTEEN_BIT or self.parts != 1:
+            return "few columns are multiplied in 16 bits"
+        if self.block_n not in (8, 16, 32, 64) or self.warp_n != self.block_n:
+            return f"block_n is {self.block_n}; few columns are 8, 16, 32 or 64"
+        return ""
+
+
+def few_config(element: Element, sparse: bool, n: int) -> FewConfig:
+    """Return the config for `n` columns."""
+    width = next(w for w in (8, 16, 32, 64) if n <= w)
+    return FewConfig(
+        kernel="sm80_tvw_few", element=element, sparse=sparse,
+        block_rows=64, block_n=width, warp_rows=16, warp_n=width,
+        stages=8, min_blocks=4 if width < 64 else 2, output=element,
+    )  # fmt: skip

@@ -69,6 +69,11 @@ BLOCK_CLOCKS: Final = 2500.0
 """What a block takes beside its steps: the first stages, and storing its part of Y."""
 LAUNCH_SECONDS: Final = 3e-6
 
+FEW_MEMORY_SHARE: Final = 0.8
+"""Of the memory's rate, what a kernel of short blocks reaches."""
+FEW_CLOCKS: Final = 2500.0
+"""What pieces take beside reading A: gathering X, and adding up."""
+
 DENSE_SHARE: Final = 0.84
 """Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
 DENSE_LAUNCH_SECONDS: Final = 5e-6
@@ -137,6 +142,21 @@ def predict(config: KernelConfig, problem: Problem, device: Device) -> Predictio
     if parts["memory"] > parts["blocks"]:
         limit = "memory"
     return Prediction(sum(parts.values()), parts, limit)
+
+
+def predict_few(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
+    """Return the modelled time of a problem by ``sm80_tvw_few``: what reading A takes."""
+    rates = RATES[generation(device.architecture)]
+    clocks = rates.sparse_clocks if config.sparse else rates.dense_clocks
+    bricks = int((problem.bricks * problem.steps).sum())
+    products = config.block_n // 8 * (2 if config.sparse else 4)
+    parts = {
+        "launch": LAUNCH_SECONDS,
+        "memory": problem.nbytes / (FEW_MEMORY_SHARE * device.dram_rate),
+        "blocks": bricks * products * clocks / device.multiprocessors / device.clock
+        + FEW_CLOCKS / device.clock,
+    }
+    return Prediction(sum(parts.values()), parts, "memory")
 
 
 def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device) -> float:

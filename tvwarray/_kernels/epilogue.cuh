@@ -80,7 +80,7 @@ template <int count>
 __device__ inline void load_added(float (&value)[count], const Added& from, int row, int column,
                                   int valid) {
     const Output* const first = from.data + row * from.row + column * from.column;
-    const bool whole = valid >= count && from.column == 1 &&
+    const bool whole = count * output_bytes == sizeof(Chunk) && valid >= count && from.column == 1 &&
                        reinterpret_cast<unsigned long long>(first) % sizeof(Chunk) == 0;
     if (whole) {
         const Chunk chunk = load_global_chunk(first);

@@ -21,7 +21,7 @@ from tvwarray._epilogue import IDENTITY, Epilogue, finish, without
 from tvwarray._errors import BackendError
 from tvwarray._kernels.balance import most_steps
 from tvwarray._kernels.compile import CompiledKernel, compile_kernel
-from tvwarray._kernels.config import ELEMENT_BYTES, Element, KernelConfig
+from tvwarray._kernels.config import ELEMENT_BYTES, Element, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.elements import FLOAT64, bfloat16_parts
 from tvwarray._kernels.hopper.config import HopperConfig
@@ -120,7 +120,9 @@ def _run(
         return out
     device = launcher.device(x)
     bare = epilogue.is_cast and dtype == packed.dtype and x.ndim == 2
-    config = config or _best(packed, n, device, bare)
+    config = config or _best(packed, n, device, bare, x.ndim == 2)
+    if isinstance(config, FewConfig):
+        return _run_few(launcher, packed, x, out, config, epilogue)
     y = out if _pitch(out) >= n else xp.empty(shape, dtype=dtype, device=device_of(x))
     operand = _operand(launcher, packed, x)
     batch = 1 if x.ndim == 2 else int(x.shape[0])
@@ -162,6 +164,46 @@ def _run(
     kernel = _compiled(config, device.architecture)
     launcher.launch(kernel, entries * columns, args, x)
     return _delivered(y, out)
+
+
+def _run_few(
+    launcher: Launcher,
+    packed: PackedMatrix,
+    x: Array,
+    out: Array,
+    config: FewConfig,
+    epilogue: Epilogue,
+) -> Array:
+    """Run ``sm80_tvw_few``: X and the result where they lie, whatever their strides."""
+    xp, n, dtype = array_namespace(packed.values), int(x.shape[1]), dtype_of(out)
+    device, tiles = launcher.device(x), packed.tiles
+    if _overlaps(x, out):
+        x = xp.asarray(x, copy=True)
+    total = int((tiles.bricks * tiles.steps).sum())
+    # Pieces for four blocks on every multiprocessor, of tiles of usual height.
+    fair = total // max(1, int(tiles.bricks.max(initial=1)) * device.multiprocessors * 4)
+    limit = min(max(fair, 1), config.stages)
+    work, sums_at, sums = packed.few_list(limit)
+    partials = Scratch(xp.empty(sums * config.block_n, dtype=np.float32, device=device_of(x)))
+    arrived = Scratch(xp.zeros(int(work.shape[0]), dtype=xp.uint32, device=device_of(x)))
+    config = replace(
+        config, output=_OUTPUTS[dtype], fused=not epilogue.is_cast,
+        activation=epilogue.activation_name or "none",
+    )  # fmt: skip
+    steps = _epilogue_arguments(xp, epilogue, dtype, out)
+    flat = (*steps[:5], *steps[6:9], *steps[10:])  # no strides of batches
+    args = (
+        x, *_strides(x), Result(out), *_strides(out),
+        packed.values, packed.meta, packed.cols, packed.rows, work, n, partials, sums_at, arrived,
+        *flat,
+    )  # fmt: skip
+    launcher.launch(_compiled(config, device.architecture), int(work.shape[0]), args, x)
+    return out
+
+
+def _strides(x: Array) -> tuple[Any, Any]:
+    size = x.dtype.itemsize
+    return np.int64(x.strides[0] // size), np.int64(x.strides[1] // size)
 
 
 def _delivered(y: Array, out: Array) -> Array:
@@ -221,12 +263,19 @@ def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> Compile
     return compile_kernel(config, architecture)
 
 
-def _best(packed: PackedMatrix, n: int, device: Device, bare: bool) -> KernelConfig | HopperConfig:
-    """Return the config that ranks first, of those that do more than `bare` products if need be."""
+def _best(
+    packed: PackedMatrix, n: int, device: Device, bare: bool, single: bool
+) -> KernelConfig | HopperConfig:
+    """Return the config that ranks first, of those that do what is asked.
+
+    `bare` says that nothing is done to a product of one matrix, `single` that X is no batch.
+    """
     choice = choose_config(packed, n, device)
     for candidate in choice.candidates:
-        if not candidate.refusal and (bare or isinstance(candidate.config, KernelConfig)):
-            return candidate.config
+        config = candidate.config
+        fits = bare if isinstance(config, HopperConfig) else True
+        if not candidate.refusal and fits and (single or not isinstance(config, FewConfig)):
+            return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")
 
 

@@ -45,6 +45,10 @@ __device__ inline int block_index() {
     return index;
 }
 
+__device__ inline void wait_for_all_copies() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 __device__ inline void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 
 __device__ inline void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
@@ -62,6 +66,27 @@ __device__ inline int from_lane(int value, int lane) {
 __device__ inline int load_int(const int* from) {
     int value;
     asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(value) : "l"(from));
+    return value;
+}
+
+__device__ inline Half load_half(const Half* from) {
+    Half value;
+    asm volatile("ld.global.nc.b16 %0, [%1];" : "=h"(value) : "l"(from));
+    return value;
+}
+
+__device__ inline Chunk load_constant_chunk(const void* from) {
+    Chunk c;
+    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(c.word[0]), "=r"(c.word[1]), "=r"(c.word[2]), "=r"(c.word[3])
+                 : "l"(from));
+    return c;
+}
+
+// What another block of this launch has written: not through the cache of read-only loads.
+__device__ inline float load_written(const float* from) {
+    float value;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
     return value;
 }
 

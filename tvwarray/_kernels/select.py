@@ -11,8 +11,15 @@ from math import inf
 from typing import Final, NamedTuple
 
 from tvwarray._dtypes import DType, Precision
-from tvwarray._kernels.config import Element, KernelConfig
-from tvwarray._kernels.cost import Prediction, Problem, predict
+from tvwarray._kernels.config import (
+    MOST_FEW,
+    SIXTEEN_BIT,
+    Element,
+    FewConfig,
+    KernelConfig,
+    few_config,
+)
+from tvwarray._kernels.cost import Prediction, Problem, predict, predict_few
 from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
 from tvwarray._kernels.elements import Form, form_of
 from tvwarray._kernels.elements import refusal as refusal_of
@@ -158,6 +165,8 @@ def choose(problem: Problem, device: Device) -> Choice:
     what = device.architecture, problem.form, problem.sparse
     shipped: list[KernelConfig | HopperConfig] = [*configs_of(*what)]
     shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
+    if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
+        shipped.append(few_config(problem.form.element, problem.sparse, problem.n))
     candidates = [_judge(config, problem, device) for config in shipped]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
@@ -187,4 +196,6 @@ def _judge(config: KernelConfig | HopperConfig, problem: Problem, device: Device
         return Candidate(config, None, refusal)
     if isinstance(config, HopperConfig):
         return Candidate(config, predict_hopper(config, problem, device), "")
+    if isinstance(config, FewConfig):
+        return Candidate(config, predict_few(config, problem, device), "")
     return Candidate(config, predict(config, problem, device), "")

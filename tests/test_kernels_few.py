@@ -1,0 +1,158 @@
+"""``sm80_tvw_few``: products with few columns of X, executed; any strides, any order of pieces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interpreter_launcher import InterpreterLauncher
+from kernel_problems import (
+    BFLOAT16,
+    FLOAT16,
+    Product,
+    draw_tiles,
+    exact,
+    integers,
+    normals,
+    products,
+    rounding,
+    storage_of,
+    uniform,
+)
+from test_epilogue import epilogues
+from test_kernels_epilogue import near
+
+import tvwarray
+from tvwarray import TVWMatrix
+from tvwarray import _matmul as products_module
+from tvwarray._backends.cuda import CudaBackend
+from tvwarray._kernels.compile import compile_kernel
+from tvwarray._kernels.config import ARCHITECTURES, FewConfig, few_config
+from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
+
+
+def run(product: Product, **options: Any) -> np.ndarray:
+    """Return A @ X by the kernel, which had no bank conflict, in the order of X."""
+    storage, n = product.storage, product.x.shape[1]
+    launcher = InterpreterLauncher("80", **options)
+    config = few_config(storage.dtype.name, storage.vector is not None, n)
+    got = multiply(launcher, pack(storage), product.x, config=config)
+    assert not [c for r in launcher.reports for c in r.conflicts if c.degree > 1]
+    return got
+
+
+@settings(max_examples=25)
+@given(products(max_slots=700), st.integers(1, 64), st.sampled_from(["forward", "reverse"]))
+def test_drawn_integers_are_exact(product: Product, n: int, order: str) -> None:
+    product = replace(product, x=np.resize(product.x, (product.x.shape[0], n)))
+    got = run(product, order=order)
+    np.testing.assert_array_equal(got, exact(product)[0].astype(got.dtype))
+
+
+@settings(max_examples=10)
+@given(products(values="normals", max_slots=700), st.integers(1, 9), st.data())
+def test_drawn_normals_and_epilogues_are_bounded(
+    product: Product, n: int, data: st.DataObject
+) -> None:
+    product = replace(product, x=np.resize(product.x, (product.x.shape[0], n)))
+    got = run(product)
+    y, size, terms = exact(product)
+    bound = terms[:, None] * 2.0**-24 * size
+    assert (abs(got.astype(float) - y) <= bound + rounding(abs(y) + bound, got.dtype)).all()
+    e = data.draw(epilogues(got.shape, got.dtype))
+    launcher = InterpreterLauncher("90", order="random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products_module, "BACKENDS", [CudaBackend(launcher)])
+        got = tvwarray.matmul(TVWMatrix.from_storage(product.storage), product.x, epilogue=e)
+    assert len(launcher.kernels) == (got.size > 0)
+    near(got, product, e)
+
+
+@pytest.mark.parametrize("n", [1, 8, 24, 64])
+@pytest.mark.parametrize("order", ["C", "F", "window", "steps"])
+def test_operands_lie_anywhere(n: int, order: str) -> None:
+    """Activations as frameworks hold them need no transpose, windows no copy; nor do results."""
+    rng = np.random.default_rng(n)
+    rows, tiles = draw_tiles(rng, [37, 0, 50], [208, 64, 336], 5, 90)
+    storage = storage_of((rows, 90), tiles, FLOAT16, True, integers(rng, 4), rng)
+    x = integers(rng, 4)((90, n)).astype(np.float16)
+    whole, wide = np.full((200, 200), np.nan, np.float16), np.full((300, 300), 7, np.float16)
+    windows = {
+        "C": (np.s_[:90, :n], np.s_[:rows, :n]),
+        "F": (np.s_[:90, :n], np.s_[:rows, :n]),
+        "window": (np.s_[3:93, 5 : 5 + n], np.s_[9 : 9 + rows, 1 : 1 + n]),
+        "steps": (np.s_[180:0:-2, 130 : 130 - 2 * n : -2], np.s_[: 2 * rows : 2, : 3 * n : 3]),
+    }
+    if order == "F":
+        whole, wide = whole.T, wide.T
+    source, target = windows[order]
+    whole[source] = x
+    out = wide[target]
+    launcher = InterpreterLauncher("90")
+    packed = pack(storage)
+    assert multiply(launcher, packed, whole[source], out) is out
+    assert isinstance(launcher.kernels[0].config, FewConfig)
+    y = exact(Product(storage, x))[0].astype(np.float16)
+    np.testing.assert_array_equal(out, y)
+    out[...] = 7
+    assert (wide == 7).all()
+
+
+def test_values_are_read_once() -> None:
+    """Loads of 16 bytes for each value and word of metadata, none of them twice; n = 1."""
+    product = uniform(256, 1024, 1, tile_rows=128, keep=0.5, dtype=BFLOAT16)
+    packed, launcher = pack(product.storage), InterpreterLauncher("90")
+    got = multiply(launcher, packed, product.x)
+    np.testing.assert_array_equal(got, exact(product)[0].astype(BFLOAT16))
+    (report,) = launcher.reports
+    work = packed.few_list(1)[0]
+    headers = 2 * int(work.shape[0]) * 4  # of a block's entry, by each of four warps
+    loads = report.count("ld.global.nc.v4") - headers
+    assert loads * 32 * 16 == packed.values.nbytes
+    assert report.count("mma.sp") == packed.values.nbytes // 512
+    # All that crosses memory but A is small: the sums of pieces.
+    assert report.blocks == int(work.shape[0]) > 8
+
+
+def test_the_bits_do_not_depend_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    rows, tiles = draw_tiles(rng, [40, 16], [1600, 64], 0, 300)
+    storage = storage_of((rows, 300), tiles, FLOAT16, True, normals(rng), rng)
+    product = Product(storage, normals(rng)((300, 5)).astype(np.float16))
+    runs = [run(product, order="random", seed=s).view(np.uint16) for s in range(3)]
+    assert all(np.array_equal(runs[0], other) for other in runs)
+
+
+def test_x_may_be_the_result() -> None:
+    rng = np.random.default_rng(0)
+    tiles = draw_tiles(rng, [32], [64], 0, 32)[1]
+    storage = storage_of((32, 32), tiles, FLOAT16, True, integers(rng, 4), rng)
+    x = integers(rng, 4)((32, 4)).astype(np.float16)
+    y = exact(Product(storage, x.copy()))[0]
+    multiply(InterpreterLauncher("90"), pack(storage), x, x)
+    np.testing.assert_array_equal(x, y.astype(np.float16))
+
+
+def test_configs_say_what_they_are_for() -> None:
+    config = few_config("float16", True, 9)
+    assert config.block_n == 16
+    assert config.refusal() == ""
+    assert "8, 16, 32 or 64" in replace(config, block_n=128).refusal()
+    assert "16 bits" in replace(config, element="int8").refusal()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gate(architecture: str) -> None:
+    """The widest, with the longest epilogue, and the narrowest, which read all slots: no spills."""
+    for config in (
+        replace(few_config("bfloat16", True, 64), fused=True, activation="gelu"),
+        few_config("float16", False, 1),
+    ):
+        usage = compile_kernel(config, architecture).usage
+        assert usage.spill_bytes == usage.stack_bytes == 0, f"{config}: {usage}"
+        assert usage.registers <= config.max_registers
