@@ -25,7 +25,7 @@ class Clock:
 
     def median_us(self, run: Callable[[], object]) -> float:
         """Return the median time of `run` in microseconds."""
-        with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
+        with torch.cuda.stream(self.stream), cupy.cuda.Stream.from_external(self.stream):
             for _ in range(3):  # compiled, packed, chosen
                 run()
             self.stream.synchronize()
@@ -57,7 +57,7 @@ class Clock:
     def host_us(self, run: Callable[[], object], calls: int = 500) -> float:
         """Return what a call of `run` takes on the host, in microseconds; the GPU runs behind."""
         best = np.inf
-        with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
+        with torch.cuda.stream(self.stream), cupy.cuda.Stream.from_external(self.stream):
             for _ in range(5):
                 run()
                 self.stream.synchronize()

@@ -26,7 +26,7 @@ class Problem:
         """Return the error of a product over its bound, which is c = 1 for float32 sums."""
         a, x = self.dense.float(), self.x.float()
         exact, size = a @ x, a.abs() @ x.abs()
-        unit = 2.0**-9 if y.dtype == torch.bfloat16 else 2.0**-12
+        unit = 2.0**-8 if y.dtype == torch.bfloat16 else 2.0**-11
         bound = 2 * self.A.shape[1] * 2.0**-24 * size + 1.01 * unit * exact.abs() + 1e-6
         return float(((y.float() - exact).abs() / bound).max())
 
