@@ -295,3 +295,18 @@ def test_the_picture_shows_the_kept_columns():
     huge = kept_share(TVWMatrix((2**31 - 1, 2**31 - 1)).storage, 64)
     assert huge.shape == (64, 64)
     assert not huge.any()
+
+
+@pytest.mark.parametrize("arg", [EYE, {}, [[1]], None, "csr"])
+def test_what_is_no_sparse_matrix(arg):
+    for call in (TVWMatrix.from_scipy, TVWMatrix(EYE).with_remainder):
+        with pytest.raises(
+            FormatError, match=r"no sparse matrix of scipy or cupyx[^\0]*from_dense"
+        ):
+            call(arg)
+
+
+def test_from_scipy_takes_its_own():
+    A = TVWMatrix(EYE)
+    np.testing.assert_array_equal(TVWMatrix.from_scipy(A.T, tile_rows=16).toarray(), EYE.T)
+    np.testing.assert_array_equal(A.with_remainder(A).toarray(), 2 * EYE)

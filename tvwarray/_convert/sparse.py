@@ -12,7 +12,7 @@ from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._layout import LayoutName, find_layout, make_layout
-from tvwarray._namespace import from_host, nonzero_mask, to_host
+from tvwarray._namespace import Array, from_host, nonzero_mask, to_host
 from tvwarray._pattern import Pattern
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
@@ -44,10 +44,10 @@ def from_sparse(
     Raises
     ------
     FormatError
-        If it is not two-dimensional or of a dtype that no matrix may hold, or if there is no such
-        layout.
+        If it is no sparse matrix, not two-dimensional or of a dtype that no matrix may hold, or if
+        there is no such layout.
     """
-    host: Any = matrix if sp.issparse(matrix) else matrix.get()
+    host, like = _on_host(matrix)
     if host.ndim != 2:
         raise FormatError(f"the sparse array has {host.ndim} dimensions; a matrix has 2.")
     shape = int(host.shape[0]), int(host.shape[1])
@@ -63,9 +63,21 @@ def from_sparse(
         value_bytes=dtype.itemsize,
     )
     storage = fill(found, pattern, values)
-    if host is matrix:
-        return storage
-    return storage.mapped(lambda x: from_host(x, like=matrix.data))
+    return storage if like is None else storage.mapped(lambda x: from_host(x, like=like))
+
+
+def _on_host(matrix: Any) -> tuple[Any, Array | None]:
+    """Return a scipy matrix, and the array it lay beside if cupyx copied it to the host."""
+    if sp.issparse(matrix):
+        return matrix, None
+    if getattr(matrix, "format", None) == "tvw":  # where scipy has no register
+        return matrix.tocsr(), None
+    if not (hasattr(matrix, "get") and hasattr(matrix, "data")):
+        raise FormatError(
+            f"a {type(matrix).__name__} is no sparse matrix of scipy or cupyx.\n"
+            "Dense matrices go to TVWMatrix.from_dense, anything else to TVWMatrix(...)."
+        )
+    return matrix.get(), matrix.data
 
 
 def canonical(matrix: Any, shape: tuple[int, int], dtype: DType) -> tuple[Pattern, HostArray]:
@@ -165,7 +177,7 @@ def with_remainder(storage: TVWStorage, matrix: Any) -> TVWStorage:
     FormatError
         If the shapes differ, or a value has no exact counterpart in the dtype of the storage.
     """
-    host: Any = matrix if sp.issparse(matrix) else matrix.get()
+    host, _ = _on_host(matrix)
     if tuple(host.shape) != storage.shape:
         raise FormatError(f"the remainder is {host.shape}, the matrix {storage.shape}.")
     added = sp.csr_array(host, copy=True)
