@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tvwarray._errors import FormatError
+from tvwarray._frameworks import native
 from tvwarray._namespace import Array, array_namespace, is_array
 from tvwarray._storage import ARRAY_FIELDS, REMAINDER_FIELDS, TVWStorage, Vector
 
@@ -37,6 +38,7 @@ def from_components(
         If an array is missing, unknown or no array, or breaks a rule of the format.
     """
     unknown = sorted(set(arrays) - set(ARRAY_FIELDS))
+    arrays = {name: native(x) for name, x in arrays.items()}
     given = {"meta": None, **dict.fromkeys(REMAINDER_FIELDS), **arrays}
     missing = [name for name in ARRAY_FIELDS if name not in given]
     if unknown or missing:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from tvwarray import _convert
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
+from tvwarray._frameworks import handler_of
 from tvwarray._namespace import is_array
 from tvwarray._storage import TVWStorage, Vector
 from tvwarray._tiles import TileRows
@@ -23,6 +24,7 @@ def construct(
     ==========================  =============================================
     `arg`                       means
     ==========================  =============================================
+    a tensor of a framework     what it is as an array, or as triples if it is sparse
     a sparse matrix             `_convert.from_sparse`
     (rows, cols)                an empty matrix of this shape
     (data, (row, col))          COO triples, duplicates add up
@@ -31,6 +33,12 @@ def construct(
     ==========================  =============================================
     """
     options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector}
+    if framework := handler_of(arg):
+        sparse = framework.to_coo(arg)
+        if sparse is None:
+            arg = framework.to_array(arg)
+        else:
+            arg, shape = sparse[:2], sparse[2] if shape is None else shape
     if sp.issparse(arg) or _is_cupyx(arg):
         storage = _convert.from_sparse(arg, **options)
     elif isinstance(arg, tuple) and len(arg) == 2 and all(_is_index(n) for n in arg):

@@ -28,6 +28,7 @@ from tvwarray._backends import array, cpu, csr, cuda, dense
 from tvwarray._dtypes import VALUES, Precision, accumulate_dtype, product_dtype, value_dtype
 from tvwarray._epilogue import IDENTITY, Epilogue, checked, finish
 from tvwarray._errors import BackendError
+from tvwarray._frameworks import handler_of, native
 from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
 from tvwarray._storage import TVWStorage
 
@@ -134,7 +135,7 @@ def select_backend(
     ValueError
         If `backend` names none.
     """
-    x = _operand(A, X)
+    x = _operand(A, native(X))
     _check_precision(precision)
     return _select(A, x, backend, precision)
 
@@ -155,6 +156,8 @@ def matmul(
     A : TVWMatrix, shape (rows, cols)
     X : array, shape (cols,) or (..., cols, n)
         Of the library and on the device of `A`, in any memory order; lists become NumPy arrays.
+        Tensors of PyTorch, JAX, TensorFlow and Dask on that device give tensors of their kind,
+        with gradients; see ``docs/interop.md``.
     out : array, shape (rows,) or (..., rows, n), optional
         Where to write the product; of the product's dtype, or the epilogue's.
     backend : {"cuda", "cpu", "array", "dense"}, optional
@@ -186,6 +189,9 @@ def matmul(
     make it so, and may be NaN only where the dense product is: a backend may or may not multiply
     the zeros inside a tile. Columns that a tile does not keep are never read for it.
     """
+    if framework := handler_of(X, A.storage.data):
+        options: dict[str, Any] = {"backend": backend, "precision": precision}
+        return framework.matmul(A, X, out=out, epilogue=epilogue, **options)
     x = _operand(A, X)
     _check_precision(precision)
     flat = x.ndim == 1
@@ -245,6 +251,9 @@ def linear(
     BackendError
         If no backend runs this product.
     """
+    if framework := handler_of(x, A.storage.data):
+        options: dict[str, Any] = {"backend": backend, "precision": precision}
+        return framework.linear(x, A, bias, activation, residual=residual, out=out, **options)
     x = x if is_array(x) else np.asarray(x)
     if x.ndim == 0 or x.shape[-1] != A.shape[1]:
         raise ValueError(

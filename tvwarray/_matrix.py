@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import scipy.sparse as sp
 
-from tvwarray import _components, _convert, _describe, _elementwise
+from tvwarray import _components, _convert, _describe, _elementwise, _frameworks
 from tvwarray._construct import check_shape, construct
 from tvwarray._cupyx import to_cupyx
 from tvwarray._dtypes import value_dtype
 from tvwarray._layout import LayoutName
 from tvwarray._namespace import Array, device_of, from_host, to_host
 from tvwarray._operations import Operations
+from tvwarray._partition import Part, Partition, split
 from tvwarray._scipy import registered
 from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
@@ -36,8 +37,9 @@ class TVWMatrix(Operations, sp.sparray):
     arg
         What ``scipy.sparse.bsr_array`` takes:
 
-        - a dense matrix, of any array library;
-        - a sparse matrix of scipy.sparse or cupyx.scipy.sparse, or a TVWMatrix;
+        - a dense matrix, of any array library or framework;
+        - a sparse matrix of scipy.sparse, cupyx.scipy.sparse, PyTorch, JAX or TensorFlow, or a
+          TVWMatrix;
         - ``(rows, cols)``, an empty matrix;
         - ``(data, (row, col))``, triples, duplicates add up;
         - ``(data, indices, indptr)``, BSR (or CSR, with flat `data`).
@@ -124,6 +126,7 @@ class TVWMatrix(Operations, sp.sparray):
             no layout keeps `memory_limit`.
         """
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
+        a, mask = _frameworks.native(a), _frameworks.native(mask)
         made = _convert.from_dense(a, mask=mask, memory_limit=memory_limit, **options)
         return cls.from_storage(made)
 
@@ -336,12 +339,55 @@ class TVWMatrix(Operations, sp.sparray):
         storage = _convert.with_remainder(self._storage, added)
         return self.from_storage(storage, transposed=self._transposed)
 
+    def to_torch(self, layout: str = "components", **options: Any) -> Any:
+        """Return the matrix for PyTorch; see `tvwarray.torch.to_torch`."""
+        return _frameworks.package("torch").to_torch(self, layout, **options)
+
+    def to_jax(self) -> Any:
+        """Return the matrix as a ``jax.experimental.sparse.BCSR``; see `tvwarray.jax.to_jax`."""
+        return _frameworks.package("jax").to_jax(self)
+
+    def to_tf(self) -> Any:
+        """Return the matrix as a ``tf.SparseTensor``; see `tvwarray.tf.to_tf`."""
+        return _frameworks.package("tf").to_tf(self)
+
+    def to_dask(self, parts: int) -> Any:
+        """Return the matrix in `parts` blocks of rows for Dask; see `tvwarray.dask.to_dask`."""
+        return _frameworks.package("dask").to_dask(self, parts)
+
+    def partition(self, k: int) -> Partition:
+        """Split the matrix into at most `k` parts of about the same work, to multiply apart.
+
+        Parameters
+        ----------
+        k : int
+            How many workers or devices there are.
+
+        Returns
+        -------
+        Partition
+            A sequence of ``(rows, matrix)``: row i of `matrix` is row ``rows[i]`` of this one.
+            ``partition @ X`` puts the products of the parts together;
+            ``partition.to_devices(...)`` spreads them over GPUs first.
+
+        Raises
+        ------
+        ValueError
+            If `k` is not positive.
+        FormatError
+            If the matrix is transposed: its tiles own columns, whose products add up.
+        """
+        storage = _components.untransposed(self._storage, self._transposed, "partition")
+        parts = (Part(rows, self.from_storage(part)) for rows, part in split(storage, k))
+        return Partition(self.shape, self.dtype, tuple(parts))
+
     def to_device(self, device: Any) -> TVWMatrix:
         """Return the matrix on ``"cpu"``, or where the array `device` lies."""
         if isinstance(device, str) and device == "cpu":
             storage = self._storage.mapped(to_host)
         else:
-            storage = self._storage.mapped(lambda x: from_host(to_host(x), like=device))
+            like = _frameworks.native(device)
+            storage = self._storage.mapped(lambda x: from_host(to_host(x), like=like))
         return self.from_storage(storage, transposed=self._transposed)
 
     def spy(self, ax: Axes | None = None, *, cells: int = 512, colorbar: bool = True) -> Axes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvwarray._arithmetic import Kind, Matrix, classify
+from tvwarray._frameworks import handler_of
 from tvwarray._matmul import matmul
 from tvwarray._namespace import Array, array_namespace
 
@@ -17,6 +18,9 @@ def product(A: Matrix, other: Any) -> Any:
     ValueError
         If `other` is a scalar, or the shapes do not fit.
     """
+    if framework := handler_of(other):
+        _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
+        return framework.matmul(A, other)
     kind, other = classify(other)
     if kind is Kind.OTHER:
         return NotImplemented
@@ -35,6 +39,9 @@ def reflected(At: Matrix, other: Any) -> Any:
     ValueError
         If `other` is a scalar, or the shapes do not fit.
     """
+    if framework := handler_of(other):
+        _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
+        return framework.linear(other, At)
     kind, other = classify(other)
     if kind is Kind.OTHER:
         return NotImplemented

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvwarray import _convert
 from tvwarray._errors import FormatError
+from tvwarray._frameworks import native
 from tvwarray._matrix import TVWMatrix
 from tvwarray._namespace import Array, to_host
 from tvwarray._storage import DEFAULT_TILE_ROWS
@@ -67,6 +68,7 @@ def sparsify(
     <TVWMatrix 512x1024 float32: 4 tiles of up to 128 rows, 2:4,
      131,072 nonzeros (25 %), 567 kB: 0.27 of dense, 0.54 of CSR>
     """
+    W = native(W)
     host = to_host(W)
     if host.ndim != 2:
         raise FormatError(f"W has {host.ndim} dimensions; a matrix has 2.")
