@@ -4,12 +4,8 @@
 // names each of its 32 to 128 accumulators.
 #pragma once
 #include "config.cuh"
+#include "ptx.cuh"
 
-using Half = unsigned short;  // a float16 or bfloat16, as bits
-using Word = unsigned int;    // a 32-bit register: two Halfs, or eight nibbles of metadata
-struct alignas(16) Chunk {    // 16 bytes, the unit of every copy
-    Word word[4];
-};
 using Descriptor = unsigned long long;  // where a matrix in shared memory lies, for wgmma
 
 // ---- Barriers with phases ----------------------------------------------------------------------
@@ -50,63 +46,7 @@ __device__ inline void wait(Word barrier, Word parity) {
         : "memory");
 }
 
-// ---- Threads and memory --------------------------------------------------------------------------
-
-// Shared memory is addressed by 32-bit offsets: half the registers of a generic pointer.
-__device__ inline Word shared_address(const void* pointer) {
-    return static_cast<Word>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ inline void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
-
-__device__ inline void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
-
-// Read-only loads: what they read no thread of the launch writes.
-__device__ inline int load_int(const int* from) {
-    int value;
-    asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(value) : "l"(from));
-    return value;
-}
-
-__device__ inline int4 load_int4(const int* from) {
-    int4 value;
-    asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(from));
-    return value;
-}
-
-__device__ inline Word load_shared(Word from) {
-    Word value;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
-    return value;
-}
-
-__device__ inline Chunk load_shared_chunk(Word from) {
-    Chunk c;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(c.word[0]), "=r"(c.word[1]), "=r"(c.word[2]), "=r"(c.word[3])
-                 : "r"(from)
-                 : "memory");
-    return c;
-}
-
-__device__ inline void store_global_chunk(Half* to, const Chunk& c) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(c.word[0]),
-                 "r"(c.word[1]), "r"(c.word[2]), "r"(c.word[3])
-                 : "memory");
-}
-
 // ---- Copies ------------------------------------------------------------------------------------
-
-// Copy 16 bytes to shared memory without passing through registers, or 16 zeros if they are not
-// wanted: then `from` is not read at all, so that a padding slot costs no traffic and cannot bring
-// an Inf in. `.cg` keeps the gathered rows out of L1, where nothing would find them again.
-__device__ inline void copy_async(Word to, const void* from, bool wanted) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(wanted ? 16 : 0)
-                 : "memory");
-}
 
 // Copy `bytes` in a row, by the copy engine, which tells `barrier` as they land.
 __device__ inline void copy_bulk(Word to, const void* from, int bytes, Word barrier) {
@@ -116,9 +56,6 @@ __device__ inline void copy_bulk(Word to, const void* from, int bytes, Word barr
         "l"(from), "r"(bytes), "r"(barrier)
         : "memory");
 }
-
-// Wait for all of this thread's own cp.async.
-__device__ inline void wait_for_all_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // wgmma reads shared memory through the asynchronous proxy. What threads wrote, also by cp.async, it
 // sees only behind this fence, by the thread that wrote and before it tells anybody.
@@ -163,14 +100,4 @@ __device__ inline void store_matrices(Word to, Word a, Word b, Word c, Word d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a),
                  "r"(b), "r"(c), "r"(d)
                  : "memory");
-}
-
-// Round two sums to a pair of Halfs, `low` in the lower 16 bits; the PTX operand order is high first.
-__device__ inline Word round_pair(float low, float high) {
-    Word pair;
-    if constexpr (config::bfloat16)
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
 }

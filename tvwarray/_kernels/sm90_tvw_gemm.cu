@@ -22,6 +22,7 @@
 //
 // Blocks are persistent: copying runs ahead into the next item while the last one is stored.
 #include "config.cuh"
+#include "ptx.cuh"
 #include "sm90_ptx.cuh"
 #include "sm90_layout.cuh"
 #include "wgmma.cuh"
