@@ -103,6 +103,8 @@ def test_numpy_functions():
     assert (np.shape(A), np.ndim(A), np.size(A)) == ((2, 3), 2, 3)
     assert (np.trace(A), np.count_nonzero(A)) == (0, 3)
     assert np.isrealobj(A)
+    assert np.common_type(A, np.ones(2, np.complex64)) == np.complex128
+    assert np.result_type(A, A.astype("int8"), np.float32) == np.float64
     assert not np.iscomplexobj(A)
     assert np.real(A).dtype == np.imag(A).dtype == np.float64
     np.testing.assert_array_equal(np.diagonal(A), [0, 0])

@@ -224,8 +224,9 @@ def test_operands_of_every_format(format):
     ):
         assert sp.issparse(got)
         np.testing.assert_allclose(got.toarray(), expected, atol=1e-12)
-    old = sp.csr_matrix(csr)
-    assert (old @ A).shape == (A @ old).shape == (24, 24)
+    old = sp.csr_matrix(csr).asformat(format)
+    for got, expected in ((old @ A, a @ a), (A @ old, a @ a), (old * A, a @ a), (A * old, a * a)):
+        np.testing.assert_allclose(got.toarray(), expected, atol=1e-12)
     with pytest.raises(ValueError, match="dimension mismatch"):
         A @ sp.eye_array(7)
 
@@ -265,7 +266,8 @@ assert not sp.issparse(A) and isinstance(A, sp.sparray)
 for got, expected in (
     (csr @ A, a @ a), (A @ csr, a @ a), (csr + A, 2 * a), (A - csr, 0 * a), (csr - A, 0 * a),
     (csr * A, a * a), (A * csr, a * a), (csr != A, a != a), (A @ A, a @ a), (A + A, 2 * a),
-    (A[3:5], a[3:5]), (TVWMatrix(A), a), (sp.csr_array(A.tocsr()), a), (sp.hstack([A.tocsr()]), a),
+    (sp.csr_matrix(csr) * A, a @ a), (A[3:5], a[3:5]), (TVWMatrix(A), a),
+    (sp.csr_array(A.tocsr()), a), (sp.hstack([A.tocsr()]), a),
 ):
     np.testing.assert_allclose(got.toarray(), expected, atol=1e-12)
 for solve in (sla.cg, sla.gmres, sla.bicgstab):

@@ -174,7 +174,10 @@ class Operations:
     def __mul__(self, other: Any) -> Any:
         return self._result(_arithmetic.multiply(self, other))
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> Any:
+        if isinstance(other, sp.spmatrix):  # whose * is the product, whatever stands on its right
+            return other @ self
+        return self * other
 
     def multiply(self, other: Any) -> Any:
         """Return the product element by element, with broadcasting.

@@ -67,6 +67,9 @@ ATTRIBUTES: Final[Mapping[Any, Callable[[Any], Any]]] = {
     np.isrealobj: lambda A: A.dtype.kind != "c",
 }
 
+OF_DTYPES: Final = (np.common_type, np.result_type)
+"""Functions of several arrays that ask for nothing but their dtypes."""
+
 
 def array_ufunc(
     A: Any, ufunc: Any, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]
@@ -115,6 +118,8 @@ def array_function(A: Any, function: Any, args: Sequence[Any], kwargs: Mapping[s
     """
     if function is np.dot and len(args) == 2 and not kwargs:
         return A.dot(args[1]) if args[0] is A else args[0] @ A
+    if function in OF_DTYPES and not kwargs:
+        return function(*(np.empty(0, x.dtype) if isinstance(x, type(A)) else x for x in args))
     if args and args[0] is A:
         if function in ATTRIBUTES and len(args) == 1 and not kwargs:
             return ATTRIBUTES[function](A)
