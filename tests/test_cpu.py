@@ -49,7 +49,7 @@ def test_every_width_and_order(isa, kind, vector):
         (261, 40, 32, 256),
     ]:
         case = tvw_case(rng, rows, cols, slots, kind=kind, vector=vector, tile_rows=tile_rows)
-        for n, transposed in [*product(WIDTHS, [False]), *product([1, 5, 65, 129], [True])]:
+        for n, transposed in [*product(WIDTHS, [False]), *product([1, 3, 5, 129], [True])]:
             a = case.dense.T if transposed else case.dense
             x = random_values(rng, (a.shape[1], n), dtype(kind))
             order, of_x = rng.choice(["C", "F"]), rng.choice(["C", "F", "strided", "reversed"])

@@ -16,25 +16,27 @@ from tvwarray._backends.cpu import BACKEND
 from tvwarray._kernels.cpu import threads
 
 
-def problem(seed, n, kind="float32"):
+def problem(seed, n, kind="float32", depth=1000):
     """Return a packed matrix and an operand that are worth several threads."""
     rng = np.random.default_rng(seed)
     case = tvw_case(rng, 1500, 1000, 640, kind=kind, tile_rows=128)
-    x = rng.standard_normal((n, 1000)).astype(dtype(kind)).T
+    x = rng.standard_normal((n, depth)).astype(dtype(kind)).T
     return BACKEND.pack(case.storage), x
 
 
 @compiled_only
-@pytest.mark.parametrize("n", [16, 130, 520])
+@pytest.mark.parametrize("n", [3, 16, 130, 520])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_any_number_of_threads_gives_the_same_bits(n, kind):
-    packed, x = problem(n, n, kind)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_any_number_of_threads_gives_the_same_bits(n, kind, transposed):
+    packed, x = problem(n, n, kind, 1500 if transposed else 1000)
     with threads.limit_threads(1):
-        alone = BACKEND.matmul(packed, x)
+        alone = BACKEND.matmul(packed, x, transposed=transposed)
     for count in (2, 3, 8):
         with threads.limit_threads(count):
             for _ in range(5):
-                assert BACKEND.matmul(packed, x).tobytes() == alone.tobytes()
+                got = BACKEND.matmul(packed, x, transposed=transposed)
+                assert got.tobytes() == alone.tobytes()
 
 
 @compiled_only

@@ -17,6 +17,9 @@ namespace {
 // Up to this many right-hand sides the lane kernel is faster; measured, see docs/cpu.md.
 constexpr int kFew = 16;
 
+// And the transposed one, which reads A anew for each.
+constexpr int kFewBack = 3;
+
 // What one core does in a nanosecond, roughly, and the work that is worth a thread.
 constexpr int64_t kProductsPerNs = 50;
 constexpr int64_t kBytesPerNs = 25;
@@ -25,7 +28,7 @@ constexpr int64_t kWorthAThreadNs = 150'000;
 constexpr int64_t kSharedTurnBytes = int64_t(8) << 20;
 
 // This thread's memory, kept from product to product: fresh pages cost more than the packing.
-thread_local Memory packed_x, block_work;
+thread_local Memory packed_x, block_work, slot_sums;
 
 // The size of a cache, or what is usual where the system does not say.
 long cache_bytes([[maybe_unused]] int level) {
@@ -141,6 +144,7 @@ int Matrix::threads_for(int64_t products, int64_t bytes) const {
 void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue, bool transposed) {
     if (n == 0 || (transposed ? stored_.columns : stored_.rows) == 0) return;
     if (!transposed && few(n) && multiply_lanes(x, n, out, epilogue)) return;
+    if (transposed && few(n) && n <= kFewBack && multiply_back(x, n, out, epilogue)) return;
     multiply_panels(panels(transposed), x, n, out, epilogue);
 }
 
@@ -173,6 +177,31 @@ bool Matrix::multiply_lanes(const Strided& x, int32_t n, const Strided& out, con
         }
         if (first < last) gathered.product = product, gathered.slot_list = tile.slot_list;
     });
+    return true;
+}
+
+bool Matrix::multiply_back(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue) {
+    const LanePack& pack = lanes();
+    const LaneView view = pack.view();
+    std::vector<size_t> begins{0};  // of each tile's slot sums
+    for (const Tile& tile : pack.tiles) begins.push_back(begins.back() + size_t(tile.slots) * size_t(sum_bytes_));
+    const size_t y_bytes = size_t(stored_.rows) * size_t(sum_bytes_) + 64;
+    char* packed = packed_x.at_least(size_t(n) * y_bytes);
+    for (int32_t r = 0; r < n; r++)
+        if (!kernels_.pack_pass(x, stored_.rows, Pass{r, 1, 1}, packed + size_t(r) * y_bytes)) return false;
+    const int threads = threads_for(2 * stored_.num_values, int64_t(pack.stream.size()));
+    const auto tiles = int64_t(pack.tiles.size());
+    char* sums = slot_sums.at_least(begins.back() + 64);
+    for (int32_t r = 0; r < n; r++) {
+        const char* y = packed + size_t(r) * y_bytes;
+        for_each_task(threads, tiles, [&](int64_t t) {
+            char* work = block_work.at_least(size_t(pack.longest) * size_t(isa_.vector_bytes) + 64);
+            kernels_.run_back(view, pack.tiles[size_t(t)], y, work, sums + begins[size_t(t)]);
+        });
+        char* work = block_work.at_least(size_t(stored_.columns) * size_t(sum_bytes_) + 2 * size_t(isa_.vector_bytes));
+        kernels_.finish_back(view, pack.tiles.data(), int(tiles), stored_.rows, stored_.columns, y, sums, work, r,
+                             out, epilogue);
+    }
     return true;
 }
 

@@ -34,6 +34,7 @@ class Matrix {
 
     // False where X is not finite: stored zeros would make NaN of its infinities.
     bool multiply_lanes(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);
+    bool multiply_back(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);
     void multiply_panels(const PanelPack& pack, const Strided& x, int32_t n, const Strided& out,
                          const Epilogue& epilogue);
 

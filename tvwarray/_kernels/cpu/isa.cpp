@@ -4,13 +4,15 @@
 #include "isa.hpp"
 
 #include "lanes.hpp"
+#include "lanes_transposed.hpp"
 #include "panels.hpp"
 
 namespace tvw {
 namespace {
 
 template <class T, class S> constexpr Kernels kernels_of() {
-    return {pack_block<T>, run_block<T, S>, pack_pass<T>, gather<T>, run_pass<T, S>};
+    return {pack_block<T>,  run_block<T, S>, pack_pass<T>,      gather<T>,
+            run_pass<T, S>, run_back<T, S>,  finish_back<T, S>};
 }
 
 constexpr Kernels kernels[] = {

@@ -28,6 +28,12 @@ struct Kernels {
     // Strips `first` .. `last` of one tile against one pass, as packed and as gathered.
     void (*run_pass)(const LaneView& a, const Tile& tile, int first, int last, const Pass& pass,
                      const char* packed, const char* groups, const Strided& out, const Epilogue& epilogue);
+    // The transposed product, one right-hand side at a time: the sums of a tile's slots, and the
+    // product of all tiles' of them.
+    void (*run_back)(const LaneView& a, const Tile& tile, const char* packed, char* work, char* slot_sums);
+    void (*finish_back)(const LaneView& a, const Tile* tiles, int count, int rows, int columns,
+                        const char* packed, const char* slot_sums, char* work, int rhs, const Strided& out,
+                        const Epilogue& epilogue);
 };
 
 struct Isa {
