@@ -155,7 +155,8 @@ def checked(epilogue: Epilogue, shape: tuple[int, ...], like: Array) -> Epilogue
         changed[name] = part
     if epilogue.out_dtype is not None:
         changed["out_dtype"] = value_dtype(epilogue.out_dtype, where="out_dtype")
-    return replace(epilogue, **changed)
+    same = all(value is getattr(epilogue, name) for name, value in changed.items())
+    return epilogue if same else replace(epilogue, **changed)
 
 
 def apply(epilogue: Epilogue, product: Array, dtype: DType) -> Array:

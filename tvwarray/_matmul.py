@@ -267,7 +267,8 @@ def linear(
         if tuple(residual.shape) != shape:
             raise ValueError(f"residual has shape {tuple(residual.shape)}; it must be {shape}.")
         residual = xp.reshape(residual, (samples, A.shape[0])).T
-    steps = Epilogue(bias=bias, activation=activation, residual=residual)
+    plain = bias is None and activation is None and residual is None
+    steps = IDENTITY if plain else Epilogue(bias=bias, activation=activation, residual=residual)
     flat = xp.reshape(x, (samples, x.shape[-1])).T
     if out is not None:
         dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(_operand(A, flat))))
@@ -338,11 +339,15 @@ def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Arra
         raise ValueError("out is read-only.")
 
 
-def _select(A: Operand, x: Array, name: str | None, precision: Precision = "default") -> Selection:
+def _named(name: str) -> Backend:
     named = {b.name: b for b in (*BACKENDS, dense.BACKEND)}
-    if name is not None and name not in named:
+    if name not in named:
         raise ValueError(f"backend is {name!r}; it is one of {', '.join(named)}.")
-    candidates = BACKENDS if name is None else [named[name]]
+    return named[name]
+
+
+def _select(A: Operand, x: Array, name: str | None, precision: Precision = "default") -> Selection:
+    candidates = BACKENDS if name is None else [_named(name)]
     wide = x[:, None] if x.ndim == 1 else x
     refusals: list[tuple[str, str]] = []
     for backend in candidates:
@@ -452,6 +457,9 @@ class _PackCache:
         self._busy: WeakKeyDictionary[TVWStorage, threading.Lock] = WeakKeyDictionary()
 
     def get(self, storage: TVWStorage, backend: Backend) -> Any:
+        known = self._packs.get(storage)
+        if known is not None and backend.name in known:
+            return known[backend.name]
         with self._lock:
             packs = self._packs.setdefault(storage, {})
             busy = self._busy.setdefault(storage, threading.Lock())

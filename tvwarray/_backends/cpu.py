@@ -17,6 +17,7 @@ kernel runs depends on the number of right-hand sides alone; see ``docs/cpu.md``
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -39,6 +40,8 @@ from tvwarray._storage import HostArray, TVWStorage
 _FLOAT32_SUMS: Final = frozenset({FLOAT32, FLOAT16, BFLOAT16})
 _ALONE: Final = frozenset(map(np.dtype, ("float64", "int8", "uint8")))
 """Types of A that multiply their own type only."""
+
+_ALL: Final = _FLOAT32_SUMS | _ALONE
 
 _MOST_COLUMNS: Final = 2**31 - 1
 
@@ -91,8 +94,8 @@ class CpuBackend:
                 f"{type(x).__module__} arrays"
             )
         a, b = storage.dtype, dtype_of(x)
-        if a not in _FLOAT32_SUMS | _ALONE:
-            known = ", ".join(sorted(d.name for d in _FLOAT32_SUMS | _ALONE))
+        if a not in _ALL:
+            known = ", ".join(sorted(d.name for d in _ALL))
             return f"multiplies {known}; A holds {a.name}"
         if not (a == b if a in _ALONE else b in _FLOAT32_SUMS):
             partner = a.name if a in _ALONE else "float32, float16, bfloat16"
@@ -160,7 +163,7 @@ def _multiply(
     in_place = out is not None and _writable_in_place(out, x)
     target = out if in_place else _empty_like(packed.shape[1 if transposed else 0], x, dtype)
     assert target is not None
-    types = x.dtype.name, dtype.name
+    types = _name(x.dtype), _name(dtype)
     packed.matrix.multiply(
         _bits(x), types[0], _bits(target), types[1], bias, activation or "", transposed
     )
@@ -182,10 +185,18 @@ def _remainder(storage: TVWStorage) -> tuple[HostArray | None, ...]:
 
 def _is_fused(epilogue: Epilogue, product: DType) -> bool:
     """Say whether the engine does all of an epilogue before a result leaves its registers."""
+    if epilogue is IDENTITY:
+        return True
     if epilogue.activation not in (None, *get_args(Fused)) or epilogue.bias_axis != 0:
         return False
     rest = without(epilogue, "activation", "bias")
     return rest.is_cast and epilogue.work_dtype(product) == accumulate_dtype(product)
+
+
+@cache
+def _name(dtype: DType) -> str:
+    """Return the name of a dtype, which NumPy puts together anew for microseconds each time."""
+    return str(dtype.name)
 
 
 def _bits(x: HostArray) -> HostArray:

@@ -27,7 +27,7 @@ MARGIN: Final = 1.15
 FEW: Final = 16
 """Up to this many right-hand sides the bytes of the matrix decide, beyond them the arithmetic."""
 
-_BLAS: Final = frozenset({"float32", "float64", "complex64", "complex128"})
+_BLAS: Final = frozenset(map(np.dtype, ("float32", "float64", "complex64", "complex128")))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class DenseBackend:
         """Say why a dense copy would not pay, or return an empty string."""
         if not (isinstance(storage.data, np.ndarray) and isinstance(x, np.ndarray)):
             return "is for NumPy arrays"
-        if product_dtype(storage.dtype, dtype_of(x)).name not in _BLAS:
+        if product_dtype(storage.dtype, dtype_of(x)) not in _BLAS:
             return "is for types that BLAS multiplies"
         return ""
 
