@@ -95,7 +95,7 @@ def classify(other: Any) -> tuple[Kind, Any]:
         raise ValueError("the operand is a masked array; fill it first: x.filled(0).")
     if is_array(other) and not isinstance(other, np.matrix):
         return Kind.DENSE, other
-    made = np.asarray(other)
+    made = np.from_dlpack(other) if hasattr(other, "__dlpack__") else np.asarray(other)
     if made.dtype.kind in "OSUMmV":  # of object dtype: what NumPy cannot read as an array
         return Kind.OTHER, other
     return (Kind.DENSE if made.ndim else Kind.SCALAR), made

@@ -319,7 +319,7 @@ def _operand(A: Operand, X: Array) -> Array:
 def _asarray(X: Any) -> Array:
     if isinstance(X, np.ma.MaskedArray):
         raise ValueError("X is a masked array; fill it first: X.filled(0).")
-    x = np.asarray(X)
+    x = np.from_dlpack(X) if hasattr(X, "__dlpack__") else np.asarray(X)
     if x.dtype == np.object_:
         raise ValueError(
             f"X is a {type(X).__name__}, not an array; pass a dense array, or use A.tocsr() @ X."

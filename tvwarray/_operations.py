@@ -390,6 +390,14 @@ class Operations:
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return _protocols.array_function(self, func, args, kwargs)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError(
+            "a sparse matrix is no dense buffer, and a dense copy is never made unasked: export "
+            "A.toarray(), or the arrays of A.to_components()."
+        )
+
+    __dlpack_device__ = __dlpack__
+
     def __bool__(self) -> bool:
         if self.shape == (1, 1):
             return bool(self.tocsr().nnz)
