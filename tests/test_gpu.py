@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import test_ptx_wgmma as wgmma
+from epilogue_problems import near
 from interpreter_launcher import InterpreterLauncher
 from kernel_problems import (
     BFLOAT16,
@@ -30,7 +31,6 @@ from kernel_problems import (
     uniform,
 )
 from ptx import Interpreter
-from test_kernels_epilogue import near
 from test_kernels_types import error_bound
 from test_kernels_types import problem as type_problem
 

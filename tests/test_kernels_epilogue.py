@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epilogue_problems import ACTIVATIONS, epilogues, expected, near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter_launcher import InterpreterLauncher
@@ -24,10 +25,8 @@ from kernel_problems import (
     integers,
     normals,
     products,
-    rounding,
     storage_of,
 )
-from test_epilogue import ACTIVATIONS, epilogues, expected, wide
 
 import tvwarray
 from tvwarray import Epilogue, TVWMatrix
@@ -54,19 +53,6 @@ def problem(n: int = 41, values: Any = integers, dtype: Any = FLOAT16, seed: int
     rows, tiles = draw_tiles(rng, [37, 16], [80, 144], 5, 60)
     storage = storage_of((rows, 60), tiles, dtype, True, values(rng), rng)
     return Product(storage, values(rng)((60, n)).astype(dtype))
-
-
-def near(got: np.ndarray, product: Product, e: Epilogue) -> None:
-    """Assert that `got` is the epilogue of the product: the float32 bound, and one rounding."""
-    y, size, terms = exact(product)
-    want = expected(y, e)
-    scale = 1.0
-    for part in (e.row_scale, e.col_scale):
-        scale *= 1.0 if part is None else float(abs(wide(part)).max(initial=0))
-    slack = 2.0**-24 * (1.2 * terms[:, None] + 40) * (abs(e.alpha) * scale * size + abs(want) + 32)
-    if got.dtype != FLOAT32:
-        slack = slack + rounding(abs(want) + slack, got.dtype)
-    assert (abs(got.astype(np.float64) - want) <= slack).all()
 
 
 def run(product: Product, e: Epilogue, config: KernelConfig | None = None) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epilogue_problems import epilogues, near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter_launcher import InterpreterLauncher
@@ -23,8 +24,6 @@ from kernel_problems import (
     storage_of,
     uniform,
 )
-from test_epilogue import epilogues
-from test_kernels_epilogue import near
 
 import tvwarray
 from tvwarray import TVWMatrix
