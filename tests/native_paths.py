@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from tvwarray import _exchange, _first_fit, _group_rows, _permute, _slots, _tiles
+from tvwarray import _exchange, _first_fit, _group_rows, _hidden, _permute, _slots, _tiles
 from tvwarray._convert import build
 from tvwarray._native import native, why_not_native
 
@@ -32,7 +32,16 @@ def on(path: str) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        for module in (_exchange, _first_fit, _group_rows, _permute, _tiles, _slots, build):
+        for module in (
+            _exchange,
+            _first_fit,
+            _group_rows,
+            _hidden,
+            _permute,
+            _tiles,
+            _slots,
+            build,
+        ):
             stack.enter_context(mock.patch.object(module, "native", return_value=None))
         yield
 

@@ -154,20 +154,25 @@ def storages(
     max_side: int = 70,
     repeats: bool = True,
     remainders: bool | None = None,
+    tall: bool = False,
 ) -> TVWStorage:
     """Draw a storage with every freedom of the format.
 
     Rows in any tile and order, rows in none, tiles without rows or without slots, slots in any
     order, padded anywhere and (if `repeats`) repeated, stored zeros; with a remainder beside the
     tiles, with none, or either (`remainders` True, False, None). Without `repeats` there is none,
-    since its entries may repeat those of tiles.
+    since its entries may repeat those of tiles. With `tall` tiles have up to 1024 rows, and the
+    matrix few columns.
     """
     rows, cols = draw(st.integers(0, max_side)), draw(st.integers(0, max_side))
     tile_rows = draw(st.sampled_from([16, 17, 32, 128, 256]))
+    if tall:
+        rows, cols = draw(st.integers(257, 1300)), min(cols, 20)
+        tile_rows = draw(st.sampled_from([257, 512, 1000, 1024]))
     vector = draw(st.sampled_from(vectors))
     kind = dtype(draw(st.sampled_from(dtypes)))
     heights = draw(st.lists(st.integers(0, tile_rows), max_size=5))
-    words = [draw(st.integers(0, 3)) for _ in heights]
+    words = [draw(st.integers(0, 1 if tall else 3)) for _ in heights]
     rng = np.random.default_rng(draw(seeds))
 
     shuffled = rng.permutation(rows).astype(np.int32)

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import scipy.sparse as sp
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import (
     ALL_DTYPES,
@@ -87,6 +87,24 @@ def test_signaling_nans_do_not_warn():
 @given(storages(dtypes=["int32", "float64"]))
 def test_storage_to_dense_adds_repeated_columns_exactly(s):
     same_bits(TVWMatrix.from_storage(s).toarray(), oracle.dense(s).astype(s.dtype))
+
+
+@settings(max_examples=8)
+@given(storages(dtypes=["float32", "int8"], tall=True))
+def test_tall_tiles_convert_and_multiply(s):
+    """Up to 1024 rows; the engine cuts such tiles, the array backend does not."""
+    s.check()
+    A = TVWMatrix.from_storage(s)
+    exact = oracle.dense(s)
+    np.testing.assert_array_equal(A.toarray(), exact.astype(s.dtype))
+    np.testing.assert_array_equal(A.tocsr().toarray(), exact.astype(s.dtype))
+    B = TVWMatrix(A.toarray(), tile_rows=s.tile_rows)
+    assert B.storage.rows_of.max(initial=0) <= s.tile_rows
+    np.testing.assert_array_equal(B.toarray(), A.toarray())
+    X = np.random.default_rng(0).integers(-3, 4, (s.shape[1], 3)).astype(s.dtype)
+    product = exact @ X.astype(np.longdouble)  # small integers and halves: exact in float32
+    for backend in ("array", None):
+        np.testing.assert_array_equal(tvwarray.matmul(A, X, backend=backend), product)
 
 
 @given(storages(special=True, repeats=False))

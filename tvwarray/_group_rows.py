@@ -48,6 +48,7 @@ def group_rows(
     *,
     seed: int = 0,
     hub: int = HUB,
+    candidates: int = 0,
 ) -> HostArray:
     """Return an order of the rows that keeps rows with like columns in one tile.
 
@@ -66,6 +67,8 @@ def group_rows(
         Decides between rows that suit a tile equally well.
     hub : int
         Columns with more rows than this do not count when rows are compared.
+    candidates : int
+        Rows among which a tile chooses at least.
 
     Returns
     -------
@@ -79,7 +82,7 @@ def group_rows(
     """
     indptr, indices = _checked(indptr, indices, shape)
     start, tie = degree_order(indptr), _hashed(shape[0], seed)
-    most = max(_CANDIDATES[0], _CANDIDATES[1] * tile_rows)
+    most = max(_CANDIDATES[0], _CANDIDATES[1] * tile_rows, candidates)
     if (compiled := native()) is not None:
         order: HostArray = compiled.group_rows(
             indptr, indices, shape[1], tile_rows, start, tie, most, hub

@@ -99,7 +99,7 @@ def find_layout(
     _check_options(layout, memory_limit)
     check_header(pattern.shape, MAX_TILE_ROWS if tile_rows == "auto" else tile_rows, vector)
     narrow, groups = pattern.narrowed()
-    pruned = _pruned(narrow, tile_rows, vector) if memory_limit is None else None
+    pruned = pruned_tiles(narrow, tile_rows, vector) if memory_limit is None else None
     if pruned is not None:
         tiles, slots = pruned
     elif layout == "exact":
@@ -153,7 +153,9 @@ def _height(tile_rows: TileRows) -> int:
     return DEFAULT_TILE_ROWS if tile_rows == "auto" else tile_rows
 
 
-def _pruned(pattern: Pattern, tile_rows: TileRows, vector: Vector) -> tuple[RowTiles, Slots] | None:
+def pruned_tiles(
+    pattern: Pattern, tile_rows: TileRows, vector: Vector
+) -> tuple[RowTiles, Slots] | None:
     """Return natural tiles whose columns need no packing and that are full, or None.
 
     They are what a matrix was pruned in. With "auto" they are as tall as they stay full.
@@ -165,7 +167,8 @@ def _pruned(pattern: Pattern, tile_rows: TileRows, vector: Vector) -> tuple[RowT
         if not tiles.is_full(pattern, vector):
             return None
         slots = lay_out(pattern, tiles, vector, spread=False)
-        return None if (slots.forms == _CROWDED).any() else (tiles, slots)
+        meets = np.diff(slots.indptr) <= tiles.bounds
+        return (tiles, slots) if meets.all() and (slots.forms != _CROWDED).all() else None
 
     lowest = found(heights[-1])
     if lowest is None:  # taller ones are never fuller, nor easier to lay out

@@ -4,7 +4,8 @@ The first form that meets the tile's bound ``max(distinct columns, 2 * longest r
 
 1. the columns in their absolute groups ``column // 4`` (recognises a 2:4 matrix as it is);
 2. the kept columns, ascending, in fours (recognises a TVW matrix as it is);
-3. packed: spread over groups with padding, crowded ones over several slots (`_first_fit`).
+3. the same, found again where a permutation of the columns hides it (`_hidden`);
+4. packed: spread over groups with padding, crowded ones over several slots (`_first_fit`).
 
 All tiles are laid out in the compiled extension where it is there; the code here is its twin.
 """
@@ -17,12 +18,13 @@ import numpy as np
 
 from tvwarray._errors import FormatError
 from tvwarray._first_fit import first_fit, pack_columns
+from tvwarray._hidden import hidden_groups
 from tvwarray._native import native
 from tvwarray._pattern import Pattern
 from tvwarray._storage import INDEX_MAX, SLOT_MULTIPLE, HostArray, Vector
 from tvwarray._tiles import RowTiles
 
-FORMS: Final = ("crowded", "absolute", "compact", "packed")
+FORMS: Final = ("crowded", "absolute", "compact", "hidden", "packed")
 """The forms of a tile by their numbers; a crowded tile is one that "exact" layouts lack."""
 
 
@@ -140,6 +142,11 @@ def _lay_out(pattern: Pattern, tiles: RowTiles, vector: Vector, spread: bool) ->
         for t, bound in enumerate(tiles.bounds)
         if spread and (found[t][0] == "crowded" or found[t][1].size > bound)
     ]
+    for t in loose:
+        groups = hidden_groups(made[t].planes, longest=made[t].longest)
+        if groups is not None:
+            found[t] = "hidden", made[t].cols[groups]
+    loose = [t for t in loose if found[t][0] != "hidden"]
     for t, fitted in zip(loose, first_fit([made[t].planes for t in loose]), strict=True):
         packed = pack_columns(made[t].planes, longest=made[t].longest, fitted=fitted)
         form, slots = found[t]
@@ -187,9 +194,11 @@ def _absolute_slots(tile: TilePattern, width: int) -> HostArray | None:
 
 def _places(tile: TilePattern, slots: HostArray, planes: HostArray | None) -> HostArray:
     """Return the slot of each entry of a tile."""
-    if planes is None:  # columns ascend
-        place: HostArray = np.searchsorted(slots[slots >= 0], tile.cols)[tile.column]
-        return place
+    if planes is None:
+        slot_of = np.zeros(tile.cols.size, np.int32)
+        kept = np.flatnonzero(np.isin(slots, tile.cols))  # absolute groups keep empty columns
+        slot_of[np.searchsorted(tile.cols, slots[kept])] = kept
+        return slot_of[tile.column]
     octets = planes.view(np.uint8).reshape(slots.size, -1)
     slot, row = np.nonzero(np.unpackbits(octets, axis=1, bitorder="little"))
     width = tile.cols.size

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from tvwarray._group_rows import HUB, degree_order, group_rows
+from tvwarray._group_rows import degree_order, group_rows
 from tvwarray._native import native
 from tvwarray._pattern import Pattern
 from tvwarray._storage import SLOT_MULTIPLE, HostArray, Vector
@@ -42,7 +42,8 @@ _DENSE: Final = 0.02
 _MOST_SHARES: Final = 10**8
 _DENSE_HUB: Final = 2048
 """Above this density nearly all columns have many rows, and likeness must be seen in those: where
-that takes no more comparisons, columns of up to `_DENSE_HUB` rows count."""
+that takes no more comparisons, columns of up to `_DENSE_HUB` rows count, and tiles choose among all
+rows."""
 
 
 class RowTiles(NamedTuple):
@@ -82,6 +83,13 @@ class RowTiles(NamedTuple):
         """Say whether the entries use nearly all the values that these tiles store."""
         stored = (self.needed * self.heights).sum() / (2 if vector else 1)
         return bool(stored * FULL <= pattern.size)
+
+    def take(self, tiles: HostArray) -> RowTiles:
+        """Return some of the tiles, given by their numbers."""
+        heights = self.heights[tiles]
+        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(heights)])
+        row = np.arange(indptr[-1]) + np.repeat(self.indptr[tiles] - indptr[:-1], heights)
+        return self._replace(order=self.order[row], indptr=indptr, needed=self.needed[tiles])
 
     def only(self, keep: HostArray) -> RowTiles:
         """Return the tiles without the rows that `keep`, bool (rows of the pattern,), drops."""
@@ -179,8 +187,7 @@ def _orders(pattern: Pattern, heights: tuple[int, ...]) -> list[tuple[OrderName,
     shares = pattern.size * -(-kept.size // height)
     dense = pattern.size > _DENSE * cells and shares <= _MOST_SHARES
     shape = int(pattern.rows.size), pattern.shape[1]
-    grouped = group_rows(
-        pattern.indptr, pattern.indices, shape, height, hub=_DENSE_HUB if dense else HUB
-    )
+    options = {"hub": _DENSE_HUB, "candidates": shape[0]} if dense else {}
+    grouped = group_rows(pattern.indptr, pattern.indices, shape, height, **options)
     by_degree = degree_order(pattern.indptr)
     return [("degree", by_degree[: kept.size]), ("grouped", grouped[: kept.size])]

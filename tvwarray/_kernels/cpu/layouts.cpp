@@ -79,6 +79,14 @@ Slots py_pack_columns(const In<Word, 2>& planes, int32_t longest) {
     return to_python(released([&] { return pack_columns(columns, longest); }), columns.words);
 }
 
+Out<int32_t> py_hidden_groups(const In<Word, 2>& planes) {
+    const Columns columns = columns_of(planes);
+    require(columns.count > 0 && columns.count <= 4096, "a tile has no columns or too many.");
+    std::vector<int32_t> made = released([&] { return hidden_groups(columns); });
+    const size_t n = made.size();
+    return to_python(std::move(made), {n});
+}
+
 Csr csr_of(const In<int64_t, 1>& indptr, const In<int32_t, 1>& indices, int64_t columns) {
     require(indptr.shape(0) > 0, "indptr is empty.");
     require(indptr.shape(0) <= INT32_MAX, "there are too many rows.");
@@ -218,6 +226,7 @@ void bind_layouts(nb::module_& m) {
     m.def("first_fit", &py_first_fit, nb::arg("planes"));
     m.def("fit_open", &py_fit_open, nb::arg("planes"), nb::arg("opened"));
     m.def("fill_groups", &py_fill_groups, nb::arg("planes"));
+    m.def("hidden_groups", &py_hidden_groups, nb::arg("planes"));
     m.def("pack_columns", &py_pack_columns, nb::arg("planes"), nb::arg("longest"));
     m.def("distinct_columns", &py_distinct_columns, nb::arg("indptr"), nb::arg("indices"), nb::arg("columns"),
           nb::arg("order"), nb::arg("tile_indptr"));

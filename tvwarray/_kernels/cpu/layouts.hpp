@@ -3,6 +3,7 @@
 // Twins compare integers, or doubles that are sums of integers below 2^53 and so do not depend on the
 // order of the additions; what decides between equals is the same too. Who changes one changes both:
 //
+//   layouts_hidden.cpp     tvwarray/_hidden.py
 //   layouts_pack.cpp       tvwarray/_first_fit.py
 //   layouts_tiles.cpp      tvwarray/_slots.py, tvwarray/_tiles.py, tvwarray/_convert/build.py
 //   layouts_rows.cpp       tvwarray/_group_rows.py
@@ -56,6 +57,9 @@ Packed fill_groups(const Columns& columns);
 // The best of the three, tried in turn until one is near max(columns, 2 * longest) slots.
 Packed pack_columns(const Columns& columns, int32_t longest);
 
+// The columns of a full 2:4 tile in groups of four, which a permutation may hide; empty if it is none.
+std::vector<int32_t> hidden_groups(const Columns& columns);
+
 // ---- Patterns. The columns of a row ascend.
 struct Csr {
     int64_t held(int64_t r) const { return indptr[r + 1] - indptr[r]; }
@@ -76,7 +80,7 @@ struct Tiles {
 // How many distinct columns each tile has.
 std::vector<int64_t> distinct_columns(const Csr& a, const Tiles& tiles);
 
-enum class Form : uint8_t { crowded, absolute, compact, packed };
+enum class Form : uint8_t { crowded, absolute, compact, hidden, packed };
 
 struct Laid {
     std::vector<int32_t> indptr;   // of the slots of each tile

@@ -14,6 +14,8 @@
 namespace tvw {
 namespace {
 
+constexpr size_t kMostHidden = 4096;  // columns; _hidden.py says why
+
 size_t rounded(size_t slots) { return (slots + 15) / 16 * 16; }
 
 // The columns of one tile after another.
@@ -141,6 +143,7 @@ class Layouts {
         if (form == Form::crowded) slots_.clear();
         // A natural form wastes slots where a tile holds single columns of many groups.
         if (spread_ && (form == Form::crowded || slots_.size() > tile_.bound())) {
+            if (is_half_full() && find_hidden()) return Form::hidden;
             const Packed packed = pack_columns(tile_.view(), tile_.longest);
             if (form == Form::crowded || rounded(packed.slots.size()) < rounded(slots_.size())) {
                 take(packed);
@@ -151,11 +154,34 @@ class Layouts {
         return form;
     }
 
+    // Whether a row has half of the columns, as all do where every group of four is full.
+    bool is_half_full() const {
+        const size_t k = tile_.columns.size();
+        return k % 4 == 0 && k <= kMostHidden && 2 * size_t(tile_.longest) == k;
+    }
+
+    bool find_hidden() {
+        const std::vector<int32_t> found = hidden_groups(tile_.view());
+        if (found.empty()) return false;
+        slots_.assign(found.size(), -1);
+        slot_of_.assign(found.size(), -1);
+        for (size_t s = 0; s < found.size(); s++) {
+            slots_[s] = tile_.columns[size_t(found[s])];
+            slot_of_[size_t(found[s])] = int32_t(s);
+        }
+        place();
+        return true;
+    }
+
     void place_by_column() {
         slot_of_.assign(tile_.columns.size(), 0);
         size_t c = 0;
         for (size_t s = 0; s < slots_.size() && c < tile_.columns.size(); s++)
             if (slots_[s] == tile_.columns[c]) slot_of_[c++] = int32_t(s);
+        place();
+    }
+
+    void place() {
         each_entry([&](int64_t column, int64_t) { return slot_of_[size_t(column)]; });
     }
 
