@@ -18,7 +18,7 @@ from strategies import in_memory
 import tvwarray
 from tvwarray import TVWMatrix
 from tvwarray._backends.cpu import BACKEND
-from tvwarray._matmul import _PACKS
+from tvwarray._matmul import packed_for
 
 
 @compiled_only
@@ -76,7 +76,7 @@ def test_without_the_extension_products_run_on_numpy():
 def test_what_is_packed_goes_with_the_matrix():
     A = TVWMatrix(np.eye(64, dtype=np.float32))
     A @ np.ones((64, 40), np.float32)
-    packed = _PACKS.get(A.storage, BACKEND)
+    packed = packed_for(A.storage, BACKEND)
     assert packed.nbytes > 0
     gone = weakref.ref(packed)
     del A, packed

@@ -151,7 +151,7 @@ def test_a_matrix_and_its_packed_form_go_together(launcher: InterpreterLauncher)
     product = uniform(32, 32, 8, tile_rows=16, keep=1.0)
     a = TVWMatrix.from_storage(product.storage)
     a @ product.x
-    packed = weakref.ref(products_module._PACKS.get(a.storage, products_module.BACKENDS[0]))
+    packed = weakref.ref(products_module.packed_for(a.storage, products_module.BACKENDS[0]))
     assert packed() is not None
     del a, product
     gc.collect()

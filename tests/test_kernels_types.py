@@ -269,7 +269,7 @@ def test_float32_products_are_chosen_by_precision(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(got, exact(product)[0].astype(np.float32))
         config = launcher.kernels[-1].config
         assert (config.parts, config.element) == (parts, element)
-    packed = products_module._PACKS.get(a.storage, products_module.BACKENDS[0])
+    packed = products_module.packed_for(a.storage, products_module.BACKENDS[0])
     assert len(packed.forms) == 3
     with pytest.raises(BackendError, match="no products of int32"):
         tvwarray.matmul(a.astype(np.int32), product.x.astype(np.int32))

@@ -15,11 +15,10 @@ dense   the dense product, where it is predicted to be faster  NumPy arrays
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, get_args
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -29,7 +28,9 @@ from tvwarray._dtypes import VALUES, Precision, accumulate_dtype, product_dtype,
 from tvwarray._epilogue import IDENTITY, Epilogue, checked, finish
 from tvwarray._errors import BackendError
 from tvwarray._frameworks import handler_of, native
+from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
+from tvwarray._prepared import PackCache, Prepared, PreparedProducts, signature
 from tvwarray._storage import TVWStorage
 
 
@@ -189,6 +190,11 @@ def matmul(
     make it so, and may be NaN only where the dense product is: a backend may or may not multiply
     the zeros inside a tile. Columns that a tile does not keep are never read for it.
     """
+    key = None
+    if backend is None and epilogue is None and precision == "default":
+        key = _key(A, X, out)
+        if key and (prepared := _PREPARED.get(A.storage, key)):
+            return prepared(X, out, A.transposed)
     if framework := handler_of(X, A.storage.data):
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.matmul(A, X, out=out, epilogue=epilogue, **options)
@@ -205,6 +211,8 @@ def matmul(
     target = out[:, None] if flat and out is not None else out
     run = _multiply if x.ndim <= 2 else _multiply_batch
     result = run(A, wide, target, backend, precision, steps)
+    if key and x is X:
+        _prepare(A, wide, key)
     if out is not None:
         return out
     return result[:, 0] if flat else result
@@ -251,6 +259,9 @@ def linear(
     BackendError
         If no backend runs this product.
     """
+    bare = bias is None and activation is None and residual is None and out is None
+    if bare and type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == A.shape[1]:
+        return matmul(A, x.T, backend=backend, precision=precision).T  # which may be prepared
     if framework := handler_of(x, A.storage.data):
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.linear(x, A, bias, activation, residual=residual, out=out, **options)
@@ -269,7 +280,7 @@ def linear(
         residual = xp.reshape(residual, (samples, A.shape[0])).T
     plain = bias is None and activation is None and residual is None
     steps = IDENTITY if plain else Epilogue(bias=bias, activation=activation, residual=residual)
-    flat = xp.reshape(x, (samples, x.shape[-1])).T
+    flat = (x if x.ndim == 2 else xp.reshape(x, (samples, x.shape[-1]))).T
     if out is not None:
         dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(_operand(A, flat))))
         _check_out(out, shape, dtype, x)
@@ -302,6 +313,21 @@ def _check_precision(precision: Precision) -> None:
     if precision not in get_args(Precision):
         names = ", ".join(get_args(Precision))
         raise ValueError(f"precision is {precision!r}; it is one of {names}.")
+
+
+def _key(A: Operand, X: Array, out: Array | None) -> Hashable | None:
+    """Return what the checks and the choice for a plain product depend on, beside `A.storage`."""
+    operands = signature(X, out)
+    if operands is None:
+        return None
+    return operands, A.transposed, tuple(BACKENDS), engine() is None
+
+
+def _prepare(A: Operand, x: Array, key: Hashable) -> None:
+    """Let products like the one that just ran go straight to their backend."""
+    backend = _select(A, x, None).backend
+    if backend is not None and (backend.takes_remainder or not A.storage.remainder):
+        _PREPARED.keep(A.storage, key, Prepared(backend, packed_for(A.storage, backend)))
 
 
 def _operand(A: Operand, X: Array) -> Array:
@@ -378,7 +404,7 @@ def _multiply(
             f"{reasons}\n"
             "Bring A and X to one library and device (A.to_device(...)), or drop backend=."
         )
-    packed = _PACKS.get(A.storage, backend)
+    packed = packed_for(A.storage, backend)
     run = partial(backend.matmul, packed, transposed=A.transposed, precision=precision)
     remainder = A.storage.remainder
     if not remainder or backend.takes_remainder:
@@ -410,7 +436,7 @@ def _multiply_batch(
             return None if part is None else xp.reshape(part, (count, *part.shape[-2:]))
 
         steps = replace(epilogue, c=joined(epilogue.c), residual=joined(epilogue.residual))
-        packed = _PACKS.get(A.storage, selection.backend)
+        packed = packed_for(A.storage, selection.backend)
         product = selection.backend.matmul(
             packed, joined(x), epilogue=steps, precision=precision, transposed=A.transposed
         )
@@ -448,30 +474,10 @@ def _multiply_batch(
     return out
 
 
-class _PackCache:
-    """What each backend made of each matrix; an entry goes when its matrix does."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._packs: WeakKeyDictionary[TVWStorage, dict[str, Any]] = WeakKeyDictionary()
-        self._busy: WeakKeyDictionary[TVWStorage, threading.Lock] = WeakKeyDictionary()
-
-    def get(self, storage: TVWStorage, backend: Backend) -> Any:
-        known = self._packs.get(storage)
-        if known is not None and backend.name in known:
-            return known[backend.name]
-        with self._lock:
-            packs = self._packs.setdefault(storage, {})
-            busy = self._busy.setdefault(storage, threading.Lock())
-        with busy:  # two threads that meet pack a matrix once, and other matrices do not wait
-            if backend.name not in packs:
-                packs[backend.name] = backend.pack(storage)
-            return packs[backend.name]
-
-
-_PACKS: Final = _PackCache()
+_PACKS: Final = PackCache()
+_PREPARED: Final = PreparedProducts()
 
 
 def packed_for(storage: TVWStorage, backend: Backend) -> Any:
     """Return what `backend` makes of a matrix: made once, kept as long as the matrix."""
-    return _PACKS.get(storage, backend)
+    return _PACKS.get(storage, backend.name, backend.pack)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tvwarray._arithmetic import Kind, Matrix, classify
 from tvwarray._frameworks import handler_of
 from tvwarray._matmul import matmul
@@ -18,6 +20,8 @@ def product(A: Matrix, other: Any) -> Any:
     ValueError
         If `other` is a scalar, or the shapes do not fit.
     """
+    if type(other) is np.ndarray and other.ndim in (1, 2):  # what is most common waits least
+        return matmul(A, other)
     if framework := handler_of(other):
         _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
         return framework.matmul(A, other)
