@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 
+import tvwarray
 from tvwarray import FormatError, _convert, prune
 
 PATTERNS = {
@@ -151,6 +152,19 @@ def test_selections_become_matrices_in_their_layout(name):
             np.testing.assert_array_equal(storage.col_indices, layout.col_indices)
             np.testing.assert_array_equal(storage.row_indices, layout.row_indices)
         assert made[n].sparsity == 1 - mask.mean()
+
+
+def test_a_selection_of_another_matrix_is_refused():
+    W = np.random.default_rng(0).standard_normal((64, 48))
+    selection = prune.TileVectorWise(16).select(np.abs(W), 0.75)
+    A = tvwarray.TVWMatrix.from_selection(W, selection)
+    np.testing.assert_array_equal(A.toarray(), np.where(selection.mask, W, 0))
+    with pytest.raises(FormatError, match=r"the layout is of \(64, 48\), the array of \(48, 64\)"):
+        tvwarray.TVWMatrix.from_selection(W.T, selection)
+    with pytest.raises(FormatError, match=r"mask is bool of shape \(64, 48\)"):
+        tvwarray.TVWMatrix.from_selection(W.T, selection._replace(layout=None))
+    with pytest.raises(FormatError, match="3 dimensions"):
+        tvwarray.TVWMatrix.from_selection(W[None], selection)
 
 
 def test_apriori_protects_and_empties_regions():

@@ -19,6 +19,7 @@ from tvwarray._scipy import registered
 from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
 from tvwarray._tiles import TileRows
+from tvwarray.prune.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,6 +130,25 @@ class TVWMatrix(Operations, sp.sparray):
         a, mask = _frameworks.native(a), _frameworks.native(mask)
         made = _convert.from_dense(a, mask=mask, memory_limit=memory_limit, **options)
         return cls.from_storage(made)
+
+    @classmethod
+    def from_selection(cls, a: Array, selection: Selection) -> TVWMatrix:
+        """Store what a pattern selected of a dense matrix, in the layout it chose.
+
+        Parameters
+        ----------
+        a : array, shape (rows, cols)
+            Of any array library; the matrix lies where `a` does.
+        selection : tvwarray.prune.Selection
+            From `tvwarray.prune.global_selections` or a pattern's ``select``. Without a layout one
+            is found as by `from_dense`; what the layout has no place for is the remainder.
+
+        Raises
+        ------
+        FormatError
+            If `a` has another shape than the selection, or no storable dtype.
+        """
+        return cls.from_storage(_convert.from_selection(a, selection.mask, selection.layout))
 
     @classmethod
     def from_scipy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tvwarray import _convert
 from tvwarray._errors import FormatError
 from tvwarray._frameworks import native
 from tvwarray._matrix import TVWMatrix
@@ -85,4 +84,4 @@ def sparsify(
         count_range=count_range,
     )
     selection = chosen.select(given, sparsity)
-    return TVWMatrix.from_storage(_convert.from_selection(W, selection.mask, selection.layout))
+    return TVWMatrix.from_selection(W, selection)

@@ -65,6 +65,11 @@ def from_selection(a: Array, mask: HostArray, layout: Layout | None) -> TVWStora
     for any other matrix.
     """
     host = to_host(a)
+    if host.ndim != 2:
+        raise FormatError(f"the array has {host.ndim} dimensions; a matrix has 2.")
+    if layout is not None and layout.shape != host.shape:
+        raise FormatError(f"the layout is of {layout.shape}, the array of {host.shape}.")
+    mask = _checked_mask(mask, host.shape)
     host = host.astype(value_dtype(host.dtype, where="the array"), copy=False)
     pattern = pattern_of_mask(mask)
     found = layout or find_layout(pattern, tile_rows="auto", vector=(2, 4))
