@@ -33,18 +33,23 @@ def loss(params: Params, masks: Params, x: jax.Array, y: jax.Array) -> jax.Array
 
 
 @jax.jit
-def step(params: Params, moments: Any, masks: Params, x: jax.Array, y: jax.Array) -> Any:
-    """Return parameters and moments after a step of Adam."""
-    first, second, count = moments
-    gradients = jax.grad(loss)(params, masks, x, y)
-    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
-    second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-    count = count + 1
-    rate = 2e-3 * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-    params = jax.tree.map(
-        lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), params, first, second
-    )
-    return params, (first, second, count)
+def descend(params: Params, masks: Params, x: jax.Array, y: jax.Array, keys: jax.Array) -> Params:
+    """Return parameters after a step of Adam for each key, which draws the batch."""
+
+    def step(state: Any, key: jax.Array) -> tuple[Any, None]:
+        params, first, second, count = state
+        rows = jax.random.randint(key, (256,), 0, len(x))
+        gradients = jax.grad(loss)(params, masks, x[rows], y[rows])
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+        rate = 2e-3 * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        params = jax.tree.map(
+            lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), params, first, second
+        )
+        return (params, first, second, count + 1), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(step, (params, zeros, zeros, jnp.ones(())), keys)[0][0]
 
 
 class JaxModel:
@@ -69,12 +74,8 @@ class JaxModel:
         self.masks = {n: jnp.asarray(m, jnp.float32) for n, m in masks.items()}
 
     def train(self, record: prune.StageRecord | None = None, steps: int = 150) -> None:
-        zeros = jax.tree.map(jnp.zeros_like, self.params)
-        moments: Any = (zeros, zeros, jnp.zeros(()))
-        for key in jax.random.split(self.key, steps):
-            rows = jax.random.randint(key, (256,), 0, len(self.x))
-            x, y = self.x[rows], self.y[rows]
-            self.params, moments = step(self.params, moments, self.masks, x, y)
+        keys = jax.random.split(self.key, steps)
+        self.params = descend(self.params, self.masks, self.x, self.y, keys)
         self.key = jax.random.fold_in(self.key, 1)
 
     def evaluate(self) -> float:

@@ -46,9 +46,14 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
         return x
     if hasattr(x, "get"):  # CuPy refuses implicit copies to the host; get() is its explicit one
         return np.asarray(x.get())
+    # NumPy imports neither bfloat16 nor 8-bit floats, which are no types of its own.
+    foreign = hasattr(x, "dtype") and dtype_of(x).isbuiltin != 1
     if hasattr(x, "detach"):  # PyTorch exports neither what has gradients nor what a GPU holds
         x = x.detach().cpu()
-    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+        if foreign:
+            dtype, xp = dtype_of(x), array_namespace(x)
+            return np.from_dlpack(x.view(xp.uint8 if dtype.itemsize == 1 else xp.int16)).view(dtype)
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") and not foreign else np.asarray(x)
 
 
 def from_host(x: np.ndarray[Any, Any], like: Array) -> Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tvwarray
 from tvwarray import prune
 
 jax = pytest.importorskip("jax", reason="needs JAX")
@@ -18,6 +19,13 @@ def test_arrays_have_scores():
     np.testing.assert_array_equal(prune.magnitude(weight), np.abs(np.asarray(weight)))
     masks = prune.global_masks({"layer": abs(weight)}, 0.5, tile_rows=16)
     assert np.count_nonzero(masks["layer"]) == 64 * 32
+
+
+def test_narrow_weights_of_a_model():
+    weights = {"up": jax.random.normal(jax.random.key(0), (64, 64), dtype="bfloat16")}
+    model = tvwarray.sparsify_model(weights, 0.5, tile_rows=16)
+    kept = np.where(model.masks["up"], np.asarray(weights["up"], np.float32), 0)
+    np.testing.assert_array_equal(model.matrices["up"].toarray().astype(np.float32), kept)
 
 
 def test_example_of_stages(tmp_path):

@@ -8,18 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tvwarray
 from tvwarray import prune
 
 torch = pytest.importorskip("torch", reason="needs PyTorch")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_parameters_have_scores(dtype):
     weight = torch.nn.Parameter(torch.randn(64, 64, dtype=getattr(torch, dtype)))
     scores = prune.magnitude(weight)
     np.testing.assert_array_equal(scores, weight.detach().abs().double().numpy())
     masks = prune.global_masks({"layer": weight.detach().abs()}, 0.5, tile_rows=16)
     assert np.count_nonzero(masks["layer"]) == 64 * 32
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float16"])
+def test_narrow_weights_of_a_model(tmp_path, name):
+    dtype = getattr(torch, name)
+    weights = {"up.weight": torch.nn.Parameter(torch.randn(64, 64).to(dtype), requires_grad=False)}
+    model = tvwarray.sparsify_model(weights, 0.5, tile_rows=16)
+    A = model.matrices["up.weight"]
+    assert A.dtype.name == name
+    kept = np.where(model.masks["up.weight"], weights["up.weight"].float().numpy(), 0)
+    np.testing.assert_array_equal(A.toarray().astype(np.float32), kept)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU with PyTorch")
