@@ -12,6 +12,8 @@ precise as its values.
 """
 
 from tvwarray import prune
+from tvwarray._advice import EfficiencyWarning
+from tvwarray._analyze import Analysis, analyze
 from tvwarray._autotune import autotune
 from tvwarray._conv import conv2d
 from tvwarray._epilogue import Epilogue
@@ -26,7 +28,9 @@ from tvwarray._sparsify_model import LayerReport, SparsifiedModel, sparsify_mode
 from tvwarray._storage import TVWStorage
 
 __all__ = [
+    "Analysis",
     "BackendError",
+    "EfficiencyWarning",
     "Epilogue",
     "FormatError",
     "LayerReport",
@@ -35,6 +39,7 @@ __all__ = [
     "TVWMatrix",
     "TVWStorage",
     "__version__",
+    "analyze",
     "autotune",
     "conv2d",
     "linear",

@@ -89,3 +89,12 @@ def bytes_text(n: float) -> str:
             return f"{n:.3g} {unit}"
         n /= 1000
     return f"{n:.3g} GB"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in three digits, such as ``"12.3 us"``."""
+    for unit in ("ns", "us", "ms"):
+        scaled = seconds * {"ns": 1e9, "us": 1e6, "ms": 1e3}[unit]
+        if scaled < 999.5:
+            return f"{scaled:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import scipy.sparse as sp
 
 from tvwarray import _components, _convert, _describe, _elementwise, _frameworks
+from tvwarray._advice import warn_if_it_cannot_pay
 from tvwarray._construct import check_shape, construct
 from tvwarray._cupyx import to_cupyx
 from tvwarray._dtypes import value_dtype
@@ -86,6 +87,7 @@ class TVWMatrix(Operations, sp.sparray):
             self._storage, self._transposed = arg.totvw(copy).storage, arg.transposed
         else:
             self._storage = construct(arg, shape, dtype, tile_rows, vector)
+            warn_if_it_cannot_pay(self._storage)
             self._transposed = False
         if dtype is not None:
             self._storage = _elementwise.astype(self._storage, value_dtype(dtype))
@@ -129,6 +131,7 @@ class TVWMatrix(Operations, sp.sparray):
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
         a, mask = _frameworks.native(a), _frameworks.native(mask)
         made = _convert.from_dense(a, mask=mask, memory_limit=memory_limit, **options)
+        warn_if_it_cannot_pay(made)
         return cls.from_storage(made)
 
     @classmethod
@@ -167,6 +170,7 @@ class TVWMatrix(Operations, sp.sparray):
         """
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
         made = _convert.from_sparse(s, memory_limit=memory_limit, **options)
+        warn_if_it_cannot_pay(made)
         return cls.from_storage(made)
 
     @classmethod

@@ -31,8 +31,8 @@ from tvwarray._cli.table import (
     ratio_text,
     shape_text,
     text_table,
-    time_text,
 )
+from tvwarray._describe import time_text
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._matmul import select_backend
 from tvwarray._matrix import TVWMatrix

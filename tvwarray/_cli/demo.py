@@ -29,10 +29,9 @@ from tvwarray._cli.table import (
     ratio_text,
     shape_text,
     text_table,
-    time_text,
 )
 from tvwarray._cli.weights import find_weights
-from tvwarray._describe import bytes_text
+from tvwarray._describe import bytes_text, time_text
 from tvwarray._dtypes import FLOAT32
 from tvwarray._errors import FormatError
 from tvwarray._matmul import select_backend

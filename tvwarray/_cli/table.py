@@ -54,15 +54,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def time_text(seconds: float) -> str:
-    """Return a time in three digits, such as ``"12.3 us"``."""
-    for unit in ("ns", "us", "ms"):
-        scaled = seconds * {"ns": 1e9, "us": 1e6, "ms": 1e3}[unit]
-        if scaled < 999.5:
-            return f"{scaled:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
 def ratio_text(ratio: float) -> str:
     """Return how many times faster something is, in two or three digits: ``"0.84x"``, ``"12x"``."""
     return f"{ratio:.2f}x" if ratio < 1 else f"{ratio:.1f}x" if ratio < 99.5 else f"{ratio:.0f}x"

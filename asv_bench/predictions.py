@@ -1,0 +1,290 @@
+"""How well `tvwarray.analyze` predicts the times of products on one CPU core.
+
+    python asv_bench/predictions.py [--weights model.safetensors]   # predicted against measured
+    python asv_bench/predictions.py --fit                            # new nanoseconds for _cpu_cost
+
+The twenty matrices of `HELD_BACK` are not among those of `FITTED`. Products take turns, on one
+thread, each repeated on its own so that caches hold what they can; times are medians of processor
+time. Needs pyamg and threadpoolctl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import perf_counter, thread_time
+
+import numpy as np
+import scipy.sparse as sp
+import suite
+from scipy.optimize import nnls
+
+import tvwarray
+from tvwarray import _advice, _cpu_cost
+from tvwarray._analyze import bsr_blocks
+from tvwarray._calibrate import this_machine
+from tvwarray._cli.machine import machine_line, threads
+from tvwarray._convert.sparse import canonical
+
+COUNTS = (1, 8, 64, 512)
+"""Right-hand sides."""
+
+FITTED = {
+    "random 50 %, 1024": partial(suite.unstructured, 1024, 1024, 0.5),
+    "random 75 %, 1024": partial(suite.unstructured, 1024, 1024, 0.75),
+    "random 75 %, 2048": partial(suite.unstructured, 2048, 2048, 0.75, 5),
+    "random 90 %, 1024": partial(suite.unstructured, 1024, 1024, 0.9),
+    "random 90 %, 2048 x 768": partial(suite.unstructured, 2048, 768, 0.9),
+    "random 95 %, 2048": partial(suite.unstructured, 2048, 2048, 0.95),
+    "random 99 %, 4096": partial(suite.unstructured, 4096, 4096, 0.99),
+    "random 99.8 %, 6000": partial(suite.unstructured, 6000, 6000, 0.998),
+    "TVW 50 %, 1024 x 2048": partial(suite.tvw, 1024, 2048, 0.5, 128),
+    "TVW 75 %, 384": partial(suite.tvw, 384, 384, 0.75, 128),
+    "TVW 75 %, 1024": partial(suite.tvw, 1024, 1024, 0.75, 64),
+    "TVW 90 %, 1024 x 4096": partial(suite.tvw, 1024, 4096, 0.9, 128),
+    "5-point, 200 x 200": partial(suite.poisson, 200, 200),
+    "5-point, 90 x 90": partial(suite.poisson, 90, 90),
+    "9-point, 150 x 150": partial(suite.finite_elements, 150, 150),
+    "7-point, 28^3": partial(suite.poisson, 28, 28, 28),
+    "27-point, 25^3": partial(suite.finite_elements, 25, 25, 25),
+    "27-point renumbered, 20^3": lambda: suite.shuffled(suite.finite_elements(20, 20, 20)),
+    "band of 21, 8000": partial(suite.banded, 8000, 10),
+    "band of 61, 4000": partial(suite.banded, 4000, 30),
+    "community graph, 4096": partial(suite.communities, 4096, 32),
+    "RMAT, 8192": partial(suite.rmat, 13, 8, 7),
+    "Barabasi-Albert, 10000": partial(suite.preferential, 10_000, 6, 7),
+    "scattered, 20000": partial(suite.scattered, 20_000, 8, 7),
+    "noisy blocks of 32, 2048": partial(suite.noisy_blocks, 2048, 32, shuffle=False, seed=7),
+    "elasticity, 60 x 60": partial(suite.elasticity, 60),
+    "5-point, 12 x 12": partial(suite.poisson, 12, 12),
+    "27-point, 6^3": partial(suite.finite_elements, 6, 6, 6),
+    "random 90 %, 200": partial(suite.unstructured, 200, 200, 0.9),
+    "blocks of 3, 3600": partial(suite.block_mesh, 3, 20, 60),
+    "blocks of 4, 4000": partial(suite.block_mesh, 4, 20, 50),
+    "blocks of 8, 4000": partial(suite.block_mesh, 8, 20, 25),
+    "blocks of 16, 1600": partial(suite.block_mesh, 16, 10, 10),
+}
+
+
+def held_back(weights: str | None) -> dict[str, Callable[[], sp.csr_array]]:
+    """Return the matrices that nothing was fitted to."""
+    layers = suite.layers(weights)
+    return {
+        **{f"pyamg {name}": partial(suite.example, name) for name in suite.EXAMPLES},
+        "5-point, 250 x 250": partial(suite.poisson, 250, 250),
+        "27-point, 32^3": partial(suite.finite_elements, 32, 32, 32),
+        "elasticity, 100 x 100": partial(suite.elasticity, 100),
+        "MiniLM output, 75 %": lambda: suite.magnitude_pruned(layers["L0.output.dense"], 0.75),
+        "MiniLM intermediate, 90 %": lambda: suite.magnitude_pruned(
+            layers["L3.intermediate.dense"], 0.9
+        ),
+        "MiniLM query, 95 %": lambda: suite.magnitude_pruned(
+            layers["L5.attention.self.query"], 0.95
+        ),
+        "TVW 87.5 %, 3072 x 768": partial(suite.tvw, 3072, 768, 0.875, 128, 3),
+        "random 85 %, 1536": partial(suite.unstructured, 1536, 1536, 0.85, 3),
+        "random 97 %, 3000 x 2000": partial(suite.unstructured, 3000, 2000, 0.97, 3),
+        "RMAT, 16384": partial(suite.rmat, 14, 8, 3),
+        "community graph, 8192": partial(suite.communities, 8192, 64, 0.12, 3),
+        "hidden blocks of 64, 3072": partial(suite.noisy_blocks, 3072, 64, shuffle=True, seed=3),
+    }
+
+
+WITHIN = 0.3
+"""How far a good prediction may be off."""
+
+PASSES = 3
+"""Over all matrices, apart in time: what disturbs one of them is outvoted."""
+
+Seconds = dict[str, dict[str, float]]
+"""Measured seconds by matrix, and by way and count joined as in "csr 64"."""
+
+
+def main() -> None:
+    """Fit, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", help="the encoder's model.safetensors; by default downloaded")
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--save", help="keep the measurements in this file, or read them from it")
+    args = parser.parse_args()
+    _advice._said = True  # about matrices that do not suit the format there is no need to say so
+    made = FITTED if args.fit else held_back(args.weights)
+    matrices = {name: make().astype(args.dtype) for name, make in made.items()}
+    try:
+        seconds = json.loads(Path(args.save or "").read_text())
+    except OSError:
+        with threads(1):
+            seconds = measure(matrices)
+        if args.save:
+            Path(args.save).write_text(json.dumps(seconds))
+    print(machine_line())
+    if args.fit:
+        fit(matrices, seconds)
+    else:
+        with threads(1):
+            report(matrices, seconds)
+
+
+class Case:
+    """A matrix with the operands of every way to multiply it."""
+
+    def __init__(self, name: str, a: sp.csr_array) -> None:
+        self.name, self.a = name, a
+        A = tvwarray.TVWMatrix(a)
+        ways = {"tvw": lambda x: tvwarray.matmul(A, x, backend="cpu"), "csr": a.__matmul__}
+        side = block_of(a)
+        if side > 1:
+            ways["bsr"] = a.tobsr((side, side)).__matmul__
+        if a.shape[0] * a.shape[1] <= 1 << 24:
+            ways["dense"] = a.toarray().__matmul__
+        self.ways = ways
+        self.samples = {f"{way} {n}": [] for way in ways for n in COUNTS}
+
+    def operand(self, n: int) -> np.ndarray:
+        """Return n right-hand sides."""
+        X = np.random.default_rng(n).standard_normal((self.a.shape[1], n)).astype(self.a.dtype)
+        return X[:, 0].copy() if n == 1 else X
+
+    def verify(self) -> None:
+        """Hold every way against float64."""
+        x = self.operand(8)
+        exact = self.a.astype(np.float64) @ x.astype(np.float64)
+        size = abs(self.a).astype(np.float64) @ np.abs(x).astype(np.float64)
+        unit = np.finfo(self.a.dtype).eps / 2
+        for way, run in self.ways.items():
+            if (np.abs(run(x) - exact) > (self.a.shape[1] + 8) * 2 * unit * size).any():
+                raise AssertionError(f"{self.name}: {way} is outside its error bound")
+
+    def measure(self, budget: float) -> None:
+        """Add the median time of each way for each count, all ways in turn."""
+        for n in COUNTS:
+            x = self.operand(n)
+            runs = {way: partial(run, x) for way, run in self.ways.items()}
+            for way, seconds in medians(runs, budget).items():
+                self.samples[f"{way} {n}"].append(seconds)
+
+
+def measure(matrices: dict[str, sp.csr_array]) -> Seconds:
+    """Return the measured seconds of all matrices, ways and counts."""
+    cases = [Case(name, a) for name, a in matrices.items()]
+    for case in cases:
+        case.verify()
+    for _ in range(PASSES):
+        for case in cases:
+            case.measure(budget=0.04)
+    return {c.name: {key: float(np.median(s)) for key, s in c.samples.items()} for c in cases}
+
+
+def medians(ways: dict[str, Callable[[], object]], budget: float) -> dict[str, float]:
+    """Time functions in turn, each for at least 0.2 ms a turn, by the processor's clock."""
+    repeats = {}
+    for way, run in ways.items():
+        run()
+        start = perf_counter()
+        run()
+        repeats[way] = max(1, int(2e-4 / (perf_counter() - start)))
+    samples = {way: [] for way in ways}
+    start = perf_counter()
+    while len(samples["tvw"]) < 3 or perf_counter() - start < budget:
+        for way, run in ways.items():
+            run()  # the others left the caches full of themselves
+            begin = thread_time()
+            for _ in range(repeats[way]):
+                run()
+            samples[way].append((thread_time() - begin) / repeats[way])
+    return {way: float(np.median(s)) for way, s in samples.items()}
+
+
+def block_of(a: sp.csr_array) -> int:
+    """Return the side of the blocks that suit BSR best."""
+    return bsr_blocks(canonical(a, a.shape, a.dtype)[0])[0]
+
+
+def fit(matrices: dict[str, sp.csr_array], seconds: Seconds) -> None:
+    """Print nanoseconds for each kernel that make relative errors small."""
+    found: dict[str, list[tuple]] = {}
+    for name, a in matrices.items():
+        tile_rows = tvwarray.TVWMatrix(a).tile_rows
+        reports = tvwarray.analyze(a, device="H200").tiles
+        work = next((t for t in reports if t.tile_rows == tile_rows), reports[-1]).work
+        for key, measured in seconds[name].items():
+            way, n = key.split()
+            kernel, counts = _cpu_cost.counts(way, work, int(n))
+            found.setdefault(kernel, []).append((f"{name} n={n}", counts, measured))
+    for kernel in sorted(found):
+        names, rows, times = zip(*found[kernel], strict=True)
+        counts, times = np.array(rows), np.array(times)
+        rates = fitted(counts, times)
+        off = counts @ rates / times
+        share = np.mean(np.abs(off - 1) <= WITHIN)
+        print(f'    "{kernel}": ({", ".join(f"{1e9 * r:.4g}" for r in rates)}),')
+        print(f"        # {len(times)} products, {100 * share:.0f} % within 30 %")
+        for name, ratio in zip(names, off, strict=True):
+            if abs(ratio - 1) > WITHIN:
+                print(f"        # {name}: {ratio:.2f}")
+
+
+def fitted(counts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Return seconds for each count, not negative, that keep most relative errors small.
+
+    What is constant is at least a tenth of the shortest product, so that nothing takes no time.
+    """
+    least = np.zeros(counts.shape[1])
+    least[0] = seconds.min() / 10
+    rest = seconds - counts @ least
+    scale = np.maximum(counts.max(axis=0), 1e-30)
+    weight = np.ones(seconds.size)
+    for _ in range(60):  # reweighted: a few odd matrices should not bend the rest
+        system = counts / scale / seconds[:, None] * weight[:, None]
+        rates = nnls(system, rest / seconds * weight)[0] / scale + least
+        off = np.abs(np.log(counts @ rates / seconds))
+        weight = 1 / np.sqrt(np.maximum(off, 0.05))
+    return rates
+
+
+def report(matrices: dict[str, sp.csr_array], seconds: Seconds) -> None:
+    """Print predicted over measured times of every matrix, as `analyze` predicts them."""
+    ways = [f"{way} {n}" for way in _cpu_cost.WAYS for n in COUNTS]
+    print(f"\n| matrix | {' | '.join(f'{way}, n = 1 / 8 / 64 / 512' for way in _cpu_cost.WAYS)} |")
+    print("|---" * (1 + len(_cpu_cost.WAYS)) + "|")
+    ratios: dict[str, list[float]] = {key: [] for key in ways}
+    for name, a in matrices.items():
+        tile_rows = tvwarray.TVWMatrix(a).tile_rows
+        reports = tvwarray.analyze(a, device="cpu").tiles
+        work = next((t for t in reports if t.tile_rows == tile_rows), reports[-1]).work
+        cells = []
+        for way in _cpu_cost.WAYS:
+            shown = []
+            for n in COUNTS:
+                if f"{way} {n}" not in seconds[name]:
+                    shown.append("-")
+                    continue
+                predicted = this_machine().seconds(way, work, n)
+                ratio = predicted / seconds[name][f"{way} {n}"]
+                ratios[f"{way} {n}"].append(ratio)
+                shown.append(f"{ratio:.2f}")
+            cells.append(" / ".join(shown))
+        print(f"| {name} | {' | '.join(cells)} |")
+    print()
+    for way in _cpu_cost.WAYS:
+        of_way = np.concatenate([ratios[f"{way} {n}"] for n in COUNTS])
+        print(f"{way}: {summary(of_way)}")
+    print(f"all: {summary(np.concatenate(list(ratios.values())))}")
+
+
+def summary(ratios: np.ndarray) -> str:
+    """Return how many predictions are good."""
+    good = int(np.sum(np.abs(ratios - 1) <= WITHIN))
+    middle = np.quantile(ratios, [0.1, 0.5, 0.9])
+    return (
+        f"{good} of {ratios.size} within 30 %; predicted / measured at the 10th, 50th and 90th "
+        f"percentile: {', '.join(f'{m:.2f}' for m in middle)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
