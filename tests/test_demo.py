@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 import tvwarray
 from tvwarray.__main__ import main
 from tvwarray._cli import bench, bench_cpu, demo, env, machine, measure, table, weights
+from tvwarray._describe import time_text
 from tvwarray._kernels.cpu import threads as engine_threads
 from tvwarray._matmul import BACKENDS
 
@@ -445,7 +446,7 @@ def test_tables():
 
 
 def test_numbers_in_words():
-    times = [table.time_text(s) for s in (5e-8, 1.234e-5, 0.5, 12)]
+    times = [time_text(s) for s in (5e-8, 1.234e-5, 0.5, 12)]
     assert times == ["50 ns", "12.3 us", "500 ms", "12 s"]
     ratios = [table.ratio_text(r) for r in (0.123, 12.34, 123.4)]
     assert ratios == ["0.12x", "12.3x", "123x"]
