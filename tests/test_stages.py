@@ -117,6 +117,15 @@ def test_a_frozen_stage_keeps_the_best_of_what_is_left():
     assert np.count_nonzero(alive) == alive.size // 4
 
 
+def test_a_frozen_stage_just_above_what_the_pattern_reaches():
+    """What a second 2:4 mask leaves of the first is less than half, and no 2:4 mask keeps more."""
+    pruner = prune.StagePruner((0.5, 0.52), "tvw", tile_rows=32)
+    pruner.run(Numbers())
+    assert [r.target for r in pruner.records] == [0.5, 0.52]
+    assert pruner.records[1].sparsity >= pruner.records[0].sparsity
+    assert abs(pruner.records[1].sparsity - 0.52) <= 0.021
+
+
 @given(st.lists(st.floats(-1, 2), min_size=7, max_size=7), st.integers(0, 2))
 def test_a_stage_is_retried_then_refused(metrics, retries):
     """Metrics come in the order dense, (pruned, attempt ...) a stage; the oracle walks the list."""

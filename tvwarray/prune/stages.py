@@ -82,7 +82,9 @@ class StagePruner:
     pattern : str or Pattern
         As `global_masks` takes it. Patterns with 2:4 reach 0.5 and more; the schedule starts there.
     regrow : bool
-        Whether a pruned weight may come back: straight-through masks. Otherwise they are frozen.
+        Whether a pruned weight may come back: straight-through masks. Otherwise they are frozen,
+        and where no pattern within the mask before meets a sparsity, the nearest one is taken; the
+        record says which.
     accept : float or callable, optional
         When a stage is good enough. A number: the metric has lost no more than this against the
         dense model. A function of (metric, metric of the dense model): it returns True. By default
