@@ -20,7 +20,7 @@ def product(A: Matrix, other: Any) -> Any:
     ValueError
         If `other` is a scalar, or the shapes do not fit.
     """
-    if type(other) is np.ndarray and other.ndim in (1, 2):  # what is most common waits least
+    if _is_plain(other):
         return matmul(A, other)
     if framework := handler_of(other):
         _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
@@ -43,6 +43,8 @@ def reflected(At: Matrix, other: Any) -> Any:
     ValueError
         If `other` is a scalar, or the shapes do not fit.
     """
+    if _is_plain(other):
+        return matmul(At, other.T).T
     if framework := handler_of(other):
         _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
         return framework.linear(other, At)
@@ -62,6 +64,11 @@ def adjoint_product(At: Matrix, x: Array) -> Array:
         return product(At, x)
     xp = array_namespace(x)
     return xp.conj(product(At, xp.conj(x)))
+
+
+def _is_plain(other: Any) -> bool:
+    """Say whether `other` is a NumPy array and no scalar: the usual case, asked for first."""
+    return type(other) is np.ndarray and other.ndim > 0
 
 
 def _refuse_scalar(kind: Kind) -> None:
