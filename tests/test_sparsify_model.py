@@ -248,6 +248,17 @@ def test_the_command_ranks_by_layer_without_layouts(model_file):
         np.testing.assert_array_equal(A.toarray(), np.where(plain.select(abs(W), 0.5).mask, W, 0))
 
 
+def test_the_command_prunes_a_model_of_convolutions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights = {n: make_weights()["conv.weight"] for n in ("first", "second")}
+    np.savez("cnn.npz", **weights)
+    assert main(["prune", "cnn.npz", "A.npz", "--sparsity", "0.75", "--tile-rows", "16"]) == 0
+    assert {A.shape for A in tvwarray.load("A.npz").values()} == {(32, 144)}
+    np.savez("nothing.npz")
+    assert main(["prune", "nothing.npz", "A.npz", "--sparsity", "0.75"]) == 2
+    assert "no arrays" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

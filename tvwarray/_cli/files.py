@@ -66,7 +66,7 @@ class Source(NamedTuple):
     """What is left alone: entries with a refusal."""
 
 
-def open_source(path: str, only: Sequence[str] = ()) -> Source:
+def open_source(path: str, only: Sequence[str] = (), *, any_rank: bool = False) -> Source:
     """Look into a file; most values are read later, by `Entry.read`.
 
     Parameters
@@ -74,6 +74,8 @@ def open_source(path: str, only: Sequence[str] = ()) -> Source:
     path : str
     only : sequence of str
         Shell patterns, such as ``"encoder.*"``: take the matrices alone whose name matches one.
+    any_rank : bool
+        Take a file without matrices as well: convolutions are pruned, too.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def open_source(path: str, only: Sequence[str] = ()) -> Source:
     kind, entries = _guarded(path, lambda: _READERS[suffix](path))
     matrices = [e for e in entries if not e.refusal]
     others = [e for e in entries if e.refusal]
-    if not matrices:
+    if not matrices and not any_rank:
         raise FormatError(f"{path}: {_nothing(others)}")
     if only:
         matrices = [e for e in matrices if any(fnmatchcase(e.name, p) for p in only)]

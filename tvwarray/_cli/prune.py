@@ -21,10 +21,9 @@ from tvwarray._sparsify_model import NOT_ASKED_FOR, SparsifiedModel, spared, spa
 
 def run(args: Namespace) -> int:
     """Prune what `args.input` holds to `args.sparsity`, by magnitude."""
-    source = open_source(args.input)
-    alone = len(source.matrices) == 1 and not source.others
-    only = list(args.only) or (["*"] if alone else [])
+    source = open_source(args.input, any_rank=True)
     entries = [*source.matrices, *source.others]
+    only = list(args.only) or (["*"] if len(entries) == 1 else [])
     left_alone = {e.name: why for e in entries if (why := spared(e.name, e.shape, e.dtype, only))}
     chosen = [e for e in entries if e.name not in left_alone]
     if not chosen:
@@ -61,6 +60,8 @@ def run(args: Namespace) -> int:
 
 def _refuse(args: Namespace, left_alone: dict[str, str]) -> NoReturn:
     reasons = [why for why in left_alone.values() if why != NOT_ASKED_FOR]
+    if not args.only and not reasons:
+        raise FormatError(f"{args.input}: it holds no arrays.")
     why = reasons[0] if reasons else f"it has no name like {' or '.join(args.only)}"
     raise FormatError(f"{args.input}: nothing to prune: {why}; choose matrices with --only NAME.")
 
