@@ -126,6 +126,16 @@ def test_convert_casts_a_tvw_file_without_touching_its_layout(cli):
     assert (B.dtype, B.tile_rows, B.transposed) == (np.float64, 32, True)
 
 
+def test_convert_keeps_single_entries_beside_the_tiles(cli):
+    a = np.random.default_rng(0).random((256, 256)) < 0.004
+    a[:64, :64] = True
+    np.save("W.npy", np.where(a, np.float32(2), np.float32(0)))
+    assert cli("convert", "W.npy", "A.npz", "--layout", "hybrid")[0] == 0
+    A = tvwarray.load("A.npz")
+    assert A.remainder.nnz > 0
+    np.testing.assert_array_equal(A.toarray(), np.load("W.npy"))
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "uint64", "float16", "complex64"])
 def test_every_kind_of_number_reaches_matrix_market(cli, dtype):
     array = (np.eye(16) * 1.7).astype(dtype)

@@ -171,8 +171,9 @@ def _convert(p: ArgumentParser) -> None:
     _add_tile_rows(p, None)
     p.add_argument(
         "--layout",
-        choices=("lossless", "exact"),
-        help="exact refuses a matrix that is not TVW or 2:4 as it stands (default: lossless)",
+        choices=("lossless", "exact", "hybrid"),
+        help="exact refuses a matrix that is not TVW or 2:4 as it stands; hybrid keeps beside the "
+        "tiles what none holds economically (default: lossless)",
     )
     p.add_argument("--dtype", help="cast the values, to bfloat16 for instance")
 
