@@ -70,6 +70,9 @@ class InterpreterLauncher:
     def address(self, x: Any) -> int:
         return offset_in(owner(x), x)
 
+    def stream(self, like: Any) -> int:
+        return 0
+
     def launch(self, kernel: CompiledKernel, grid: int, args: Sequence[Any], like: Any) -> None:
         machine = Interpreter(
             _module(kernel.ptx), order=self.order, seed=self.seed, check_races=self.check_races

@@ -6,7 +6,7 @@ same PTX without a GPU, so that everything else in this package runs on any mach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -64,6 +64,10 @@ class Launcher(Protocol):
         """Return where the first element of `x` lies, as far as alignment goes."""
         ...
 
+    def stream(self, like: Array) -> Hashable:
+        """Return which stream a launch on the device of `like` would go to."""
+        ...
+
     def launch(
         self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
     ) -> None:
@@ -81,7 +85,7 @@ class CupyLauncher:
     name = "cupy"
 
     def __init__(self) -> None:
-        self._functions: dict[tuple[str, int], Any] = {}
+        self._functions: dict[tuple[int, int], tuple[CompiledKernel, Any]] = {}
 
     def refusal(self, *arrays: Array) -> str:
         """Return why kernels cannot run on `arrays`, in a sentence, or an empty string."""
@@ -118,15 +122,24 @@ class CupyLauncher:
         self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
     ) -> None:
         """Start `grid` blocks of `kernel` on the device of `like`, in its current stream."""
-        threads, shared = kernel.config.threads, kernel.config.shared_bytes
+        config, device = kernel.config, int(like.data.device_id)
         with self.using(like):
-            key = (str(kernel.cubin_path), int(like.device.id))
-            function = self._functions.get(key)
-            if function is None:
+            # A kernel is known by its identity: hashing what it was made from takes longer.
+            found = self._functions.get((id(kernel), device))
+            if found is None or found[0] is not kernel:
                 function = kernel.module().get_function(kernel.name)
-                function.max_dynamic_shared_size_bytes = shared  # beyond 48 KB it must be asked for
-                self._functions[key] = function
-            function((grid,), (threads,), tuple(map(_passed, args)), shared_mem=shared)
+                # Beyond 48 KB it must be asked for.
+                function.max_dynamic_shared_size_bytes = config.shared_bytes
+                found = self._functions[id(kernel), device] = kernel, function
+            function = found[1]
+            passed = tuple(map(_passed, args))
+            function((grid,), (config.threads,), passed, shared_mem=config.shared_bytes)
+
+    def stream(self, like: Array) -> Hashable:
+        """Return which stream a launch on the device of `like` would go to."""
+        import cupy
+
+        return int(like.data.device_id), cupy.cuda.get_current_stream().ptr
 
     def seconds(self, run: Callable[[], object], *, like: Array, repeats: int) -> float:
         """Return the median time of what `run` launches on the device of `like`, L2 flushed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -26,12 +27,10 @@ from tvwarray._kernels.devices import Device
 from tvwarray._kernels.elements import FLOAT64, bfloat16_parts
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.pack import slabs_of
-from tvwarray._kernels.launch import Launcher, Result, Scratch, choose_config
+from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._kernels.repeat import CHUNK, Launch, overlap, place_of, scratch
 from tvwarray._namespace import Array, array_namespace, as_dtype, device_of, dtype_of
-
-CHUNK: Final = 16
-"""Bytes that a copy moves: what addresses and row lengths of X are multiples of."""
 
 _OUTPUTS: Final[dict[DType, Element]] = {
     FLOAT16: "float16",
@@ -76,9 +75,15 @@ def multiply(
         If no kernel runs the product, or it does not compile.
     """
     with launcher.using(x):
+        key = None
+        apart = out is None or not overlap(x, out)
+        if config is None and epilogue is IDENTITY and x.ndim == 2 and apart:
+            key = (launcher.stream(x), *place_of(launcher, x), *place_of(launcher, out))
+            if (prepared := packed.memo.get(key)) is not None:
+                return prepared.start(launcher, x, out)
         dtype = product_dtype(packed.dtype, dtype_of(x))
         if _is_fused(epilogue, dtype):
-            return _run(launcher, packed, x, out, config, epilogue)
+            return _run(launcher, packed, x, out, config, epilogue, key)
         if callable(epilogue.activation) and dtype not in (INT32, FLOAT64):
             before = without(epilogue, "activation", "residual")
             sums = _run(launcher, packed, x, None, config, replace(before, out_dtype=FLOAT32))
@@ -109,7 +114,12 @@ def _run(
     out: Array | None,
     config: KernelConfig | HopperConfig | None,
     epilogue: Epilogue,
+    key: Hashable | None = None,
 ) -> Array:
+    """Run the product by one launch, and remember it by `key` if it may be started again as it is.
+
+    That is, if X and the result are read and written where they lie.
+    """
     dtype = epilogue.result_dtype(product_dtype(packed.dtype, dtype_of(x)))
     (rows, cols), n = packed.shape, int(x.shape[-1])
     shape = (*x.shape[:-2], rows, n)
@@ -122,8 +132,9 @@ def _run(
     bare = epilogue.is_cast and dtype == packed.dtype and x.ndim == 2
     config = config or _best(packed, n, device, bare, x.ndim == 2)
     if isinstance(config, FewConfig):
-        return _run_few(launcher, packed, x, out, config, epilogue)
-    y = out if _pitch(out) >= n else xp.empty(shape, dtype=dtype, device=device_of(x))
+        return _run_few(launcher, packed, x, out, config, epilogue, key)
+    in_place = _pitch(out) >= n and not overlap(x, out)
+    y = out if in_place else xp.empty(shape, dtype=dtype, device=device_of(x))
     operand = _operand(launcher, packed, x)
     batch = 1 if x.ndim == 2 else int(x.shape[0])
     n_blocks = -(-n // config.block_n)
@@ -142,8 +153,8 @@ def _run(
         )  # fmt: skip
         # Its blocks take one item after another.
         kernel = _compiled(config, device.architecture)
-        launcher.launch(kernel, min(items, device.multiprocessors), passed, x)
-        return _delivered(y, out)
+        launch = Launch(kernel, min(items, device.multiprocessors), passed)
+        return launch.first(launcher, packed, operand.array, y, x, out, key)
     tiles = packed.tiles
     limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
     work = packed.work_list(config.block_rows, limit)
@@ -152,8 +163,8 @@ def _run(
     partials = arrived = None
     if pieces:
         sums = pieces * columns * config.block_rows * config.block_n
-        partials = Scratch(xp.empty(sums, dtype=_SUMS[config.sum_element], device=device_of(x)))
-        arrived = Scratch(xp.zeros(pieces * columns, dtype=xp.uint32, device=device_of(x)))
+        partials = scratch(launcher, packed, x, _SUMS[config.sum_element], sums)
+        arrived = scratch(launcher, packed, x, np.uint32, pieces * columns)
     args = (
         operand.array, operand.pitch, np.int64(operand.part), np.int64(operand.batch),
         Result(y), _pitch(y), np.int64(_batch_stride(y)),
@@ -161,9 +172,8 @@ def _run(
         packed.cols, packed.rows, work, entries, n, n_blocks, columns, strip, partials, arrived,
         *_epilogue_arguments(xp, epilogue, dtype, y),
     )  # fmt: skip
-    kernel = _compiled(config, device.architecture)
-    launcher.launch(kernel, entries * columns, args, x)
-    return _delivered(y, out)
+    launch = Launch(_compiled(config, device.architecture), entries * columns, args)
+    return launch.first(launcher, packed, operand.array, y, x, out, key)
 
 
 def _run_few(
@@ -173,19 +183,21 @@ def _run_few(
     out: Array,
     config: FewConfig,
     epilogue: Epilogue,
+    key: Hashable | None,
 ) -> Array:
     """Run ``sm80_tvw_few``: X and the result where they lie, whatever their strides."""
     xp, n, dtype = array_namespace(packed.values), int(x.shape[1]), dtype_of(out)
     device, tiles = launcher.device(x), packed.tiles
-    if _overlaps(x, out):
+    given = x
+    if overlap(x, out):
         x = xp.asarray(x, copy=True)
     total = int((tiles.bricks * tiles.steps).sum())
     # Pieces for four blocks on every multiprocessor, of tiles of usual height.
     fair = total // max(1, int(tiles.bricks.max(initial=1)) * device.multiprocessors * 4)
     limit = min(max(fair, 1), config.stages)
     work, sums_at, sums = packed.few_list(limit)
-    partials = Scratch(xp.empty(sums * config.block_n, dtype=np.float32, device=device_of(x)))
-    arrived = Scratch(xp.zeros(int(work.shape[0]), dtype=xp.uint32, device=device_of(x)))
+    partials = scratch(launcher, packed, x, np.float32, sums * config.block_n)
+    arrived = scratch(launcher, packed, x, np.uint32, int(work.shape[0]))
     config = replace(
         config, output=_OUTPUTS[dtype], fused=not epilogue.is_cast,
         activation=epilogue.activation_name or "none",
@@ -197,19 +209,13 @@ def _run_few(
         packed.values, packed.meta, packed.cols, packed.rows, work, n, partials, sums_at, arrived,
         *flat,
     )  # fmt: skip
-    launcher.launch(_compiled(config, device.architecture), int(work.shape[0]), args, x)
-    return out
+    launch = Launch(_compiled(config, device.architecture), int(work.shape[0]), args)
+    return launch.first(launcher, packed, x, out, given, out, key)
 
 
 def _strides(x: Array) -> tuple[Any, Any]:
     size = x.dtype.itemsize
     return np.int64(x.strides[0] // size), np.int64(x.strides[1] // size)
-
-
-def _delivered(y: Array, out: Array) -> Array:
-    if y is not out:
-        out[...] = y
-    return out
 
 
 def _strip_bytes(config: KernelConfig | HopperConfig, cols: int) -> int:
@@ -240,7 +246,7 @@ def _epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> 
         if part is None:
             return None, np.int64(0), np.int64(0), np.int64(0)
         cast = as_dtype(part, dtype)
-        if _overlaps(cast, y) and not _is_same(cast, y):
+        if overlap(cast, y) and not _is_same(cast, y):
             cast = xp.asarray(cast, copy=True)
         strides = [np.int64(s // dtype.itemsize) for s in cast.strides]
         return cast, strides[-2], strides[-1], strides[0] if cast.ndim > 2 else np.int64(0)
@@ -322,13 +328,6 @@ def _pitch(x: Array) -> int:
 
 def _batch_stride(x: Array) -> int:
     return int(x.strides[0] // x.dtype.itemsize) if x.ndim > 2 else 0
-
-
-def _overlaps(a: Array, b: Array) -> bool:
-    """Say whether two arrays may share memory."""
-    if isinstance(a, np.ndarray):
-        return bool(np.may_share_memory(a, b))
-    return bool(a.data.mem.ptr == b.data.mem.ptr)
 
 
 def _is_same(a: Array, b: Array) -> bool:

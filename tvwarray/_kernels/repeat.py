@@ -1,0 +1,106 @@
+"""Launches that are started again: a product like one before needs no planning, only addresses.
+
+What a launch depends on beside the addresses of X and the result - their types, shapes, strides
+and alignment, and the stream - is its key in the packed matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tvwarray._dtypes import DType
+from tvwarray._kernels.compile import CompiledKernel
+from tvwarray._kernels.launch import Launcher, Result, Scratch
+from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._namespace import Array, array_namespace, device_of
+
+CHUNK: Final = 16
+"""Bytes that a copy moves: what addresses and row lengths of X are multiples of."""
+
+MOST_LAUNCHES: Final = 64
+"""Of one matrix, kept to be started again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """A product ready to be started: all that a kernel is passed."""
+
+    kernel: CompiledKernel
+    grid: int
+    args: tuple[Any, ...]
+
+    def first(
+        self, launcher: Launcher, packed: PackedMatrix, read: Array, written: Array,
+        x: Array, out: Array, key: Hashable | None,
+    ) -> Array:  # fmt: skip
+        """Start it, deliver the result, and keep it if nothing was copied on the way."""
+        launcher.launch(self.kernel, self.grid, self.args, x)
+        if written is not out:
+            out[...] = written
+        elif read is x and key is not None:
+            if sum(isinstance(kept, Repeated) for kept in packed.memo.values()) >= MOST_LAUNCHES:
+                _forget_launches(packed)
+            packed.memo[key] = Repeated(self, out.shape, out.dtype, self._places(x, out))
+        return out
+
+    def _places(self, x: Array, out: Array) -> tuple[int, int]:
+        """Return which arguments are X and the result."""
+        (read,) = (i for i, a in enumerate(self.args) if a is x)
+        (written,) = (
+            i for i, a in enumerate(self.args) if isinstance(a, Result) and a.array is out
+        )
+        return read, written
+
+
+class Repeated(NamedTuple):
+    """A `Launch` to be started with other arrays of the same shapes and strides."""
+
+    launch: Launch
+    shape: tuple[int, ...]
+    dtype: DType
+    places: tuple[int, int]
+
+    def start(self, launcher: Launcher, x: Array, out: Array | None) -> Array:
+        """Run the product of `x`."""
+        if out is None:
+            out = array_namespace(x).empty(self.shape, dtype=self.dtype, device=device_of(x))
+        args = list(self.launch.args)
+        args[self.places[0]], args[self.places[1]] = x, Result(out)
+        launcher.launch(self.launch.kernel, self.launch.grid, args, x)
+        return out
+
+
+def _forget_launches(packed: PackedMatrix) -> None:
+    for key in [k for k, kept in packed.memo.items() if isinstance(kept, Repeated)]:
+        packed.memo.pop(key, None)
+
+
+def place_of(launcher: Launcher, x: Array | None) -> tuple[Any, ...]:
+    """Return what a kernel's arguments depend on of an array, beside its address."""
+    if x is None:
+        return (None,)
+    return x.dtype, x.shape, x.strides, launcher.address(x) % CHUNK == 0
+
+
+def scratch(launcher: Launcher, packed: PackedMatrix, x: Array, dtype: Any, size: int) -> Scratch:
+    """Return at least `size` elements of a matrix's own for one stream: kernels leave them zero.
+
+    Products of one stream follow each other, so they may share; nothing is allocated twice.
+    """
+    key = ("scratch", launcher.stream(x), np.dtype(dtype))
+    kept = packed.memo.get(key)
+    if kept is None or kept.shape[0] < size:
+        xp = array_namespace(packed.values)
+        kept = packed.memo[key] = xp.zeros(size, dtype=dtype, device=device_of(x))
+    return Scratch(kept[:size])
+
+
+def overlap(a: Array, b: Array) -> bool:
+    """Say whether two arrays may share memory."""
+    if isinstance(a, np.ndarray):
+        return bool(np.may_share_memory(a, b))
+    return bool(a.data.mem.ptr == b.data.mem.ptr)
