@@ -57,6 +57,28 @@ class Linear:
         return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.csr @ self.x.T)
 
 
+class Transposed:
+    """``Y @ A`` for Y of shape (M, N), row-major: what a layer's backward pass multiplies."""
+
+    params = [shapes(["1x1024x4096", "8x1024x4096", "512x1024x4096"]), SPARSITIES]
+    param_names = ["MxKxN", "sparsity"]
+
+    def setup(self, shape, sparsity):
+        m, k, n = map(int, shape.split("x"))
+        self.A = pruned(n, k, sparsity)
+        self.Y = activations(m, n)
+        self.W = self.A.toarray()
+
+    def time_tvw(self, shape, sparsity):
+        self.A.T @ self.Y.T
+
+    def time_array(self, shape, sparsity):
+        tvwarray.matmul(self.A.T, self.Y.T, backend="array")
+
+    def track_speedup_over_dense(self, shape, sparsity):
+        return paired_ratio(lambda: self.A.T @ self.Y.T, lambda: self.Y @ self.W)
+
+
 class ArrayBackend:
     """``A @ X`` by the reference backend, 512 right-hand sides."""
 
