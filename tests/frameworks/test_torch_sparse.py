@@ -51,6 +51,15 @@ def test_sparse_tensors_hold_the_matrix_in_its_dtype(storage, layout):
     np.testing.assert_array_equal(oracle.dense(back.storage), oracle.wide(A.toarray()))
 
 
+def test_blocks_come_in_the_order_of_columns():
+    """Row 0 holds a late block, row 1 an early one: scipy meets them in this order."""
+    dense = np.zeros((2, 8), np.float32)
+    dense[0, 6] = dense[1, 0] = 1
+    x = TVWMatrix(dense).to_torch("bsr", blocksize=(2, 2))
+    assert x.col_indices().tolist() == [0, 3]
+    np.testing.assert_array_equal(x.to_dense(), dense)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc", "strided"])
 def test_every_layout_of_torch_is_taken(layout, dtype):

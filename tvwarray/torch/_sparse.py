@@ -56,6 +56,7 @@ def to_torch(
         kind = torch.sparse_csr_tensor
     else:
         made = A.tobsr(blocksize)
+        made.sort_indices()  # scipy leaves blocks in the order it met them, which torch refuses
         kind = torch.sparse_bsr_tensor
     values = made.data.astype(A.dtype)  # exact: scipy holds 16-bit values as float32
     indptr, indices = (torch.from_numpy(x.astype(np.int64)) for x in (made.indptr, made.indices))
