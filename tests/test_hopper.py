@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epilogue_problems import near
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter_launcher import InterpreterLauncher
@@ -30,6 +31,7 @@ from kernel_problems import (
 )
 from test_compile import machine_code, static_shared_bytes
 
+from tvwarray import Epilogue
 from tvwarray._errors import BackendError
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
@@ -43,12 +45,13 @@ SHIPPED = {d: hopper_configs("90", d, True) for d in (FLOAT16, BFLOAT16)}
 
 
 def run(product: Product, config: HopperConfig, order: Any = "forward", **options: Any) -> Any:
-    """Return A @ X and the report of the one launch, which had no bank conflict."""
+    """Return A @ X and the report of the launch, if there was one; it had no bank conflict."""
     launcher = InterpreterLauncher("90", order, **options)
     got = multiply(launcher, pack(product.storage), product.x, config=config)
-    (report,) = launcher.reports
-    assert report.worst_conflict() == 1, report.conflicts
-    return got, report
+    for report in launcher.reports:
+        assert report.worst_conflict() == 1, report.conflicts
+    assert len(launcher.reports) == (got.size > 0)
+    return got, launcher.reports[0] if launcher.reports else None
 
 
 def ragged(dtype: Any, n: int = 141, values: Any = integers) -> Product:
@@ -136,6 +139,74 @@ def test_work_is_as_expected() -> None:
     assert report.count("st.global.u16") == 0
 
 
+EPILOGUES = (
+    Epilogue(alpha=-0.5, bias=np.arange(-40, 436) / 8, activation="relu"),
+    Epilogue(beta=2.0, c=np.ones((476, 1)), bias=np.arange(141) / 4, bias_axis=1),
+    Epilogue(activation="gelu", col_scale=0.25 + np.arange(141) / 256),
+    Epilogue(activation="silu", row_scale=np.full(476, 0.125), residual=np.ones((1, 141))),
+)
+
+
+@pytest.mark.parametrize("i", range(len(EPILOGUES)))
+def test_fused_epilogues_are_bounded(i: int) -> None:
+    """Every part and a function of each kind, in the documented order; no bank conflicts."""
+    product = ragged(FLOAT16)
+    e = checked(EPILOGUES[i], (product.storage.shape[0], 141))
+    launcher = InterpreterLauncher("90", ORDERS[i % 3])
+    packed, config = pack(product.storage), SHIPPED[FLOAT16][i]
+    got = multiply(launcher, packed, product.x, config=config, epilogue=e)
+    (report,) = launcher.reports
+    assert report.worst_conflict() == 1, report.conflicts
+    assert report.count("wgmma")
+    near(got, product, e)
+
+
+def checked(e: Epilogue, shape: tuple[int, int]) -> Epilogue:
+    """Return an epilogue with arrays of the right sizes and types."""
+
+    def sized(part: Any, n: int) -> Any:
+        return None if part is None else np.resize(part, n).astype(np.float32)
+
+    def whole(part: Any) -> Any:
+        return None if part is None else np.full(shape, part.ravel()[0], np.float16)
+
+    return replace(
+        e, bias=sized(e.bias, shape[e.bias_axis]), row_scale=sized(e.row_scale, shape[0]),
+        col_scale=sized(e.col_scale, shape[1]), c=whole(e.c), residual=whole(e.residual),
+    )  # fmt: skip
+
+
+def test_what_cannot_be_fused_goes_to_other_kernels() -> None:
+    """gelu in blocks of 256 rows, float32 results, several X."""
+    product = uniform(256, 128, 256, tile_rows=256, keep=0.5)
+    packed = pack(product.storage)
+    gelu, wide = Epilogue(activation="gelu"), Epilogue(out_dtype=np.dtype(np.float32))
+    for e, x in ((gelu, product.x), (wide, product.x), (Epilogue(), product.x[None])):
+        with pytest.raises(BackendError, match="cannot run this"):
+            multiply(InterpreterLauncher("90"), packed, x, config=SHIPPED[FLOAT16][0], epilogue=e)
+    launcher = InterpreterLauncher("90", multiprocessors=1)
+    near(multiply(launcher, packed, product.x, epilogue=gelu), product, gelu)
+    ran = launcher.kernels[0].config
+    assert (ran.kernel, ran.block_rows) != (BASE.kernel, 256)
+
+
+VARIANTS = [
+    (i, activation)
+    for i, config in enumerate(SHIPPED[FLOAT16])
+    for activation in ("none", "silu", "gelu_tanh", "gelu")
+    if config.can_fuse(activation) and (i < 2 or activation == "gelu")
+]
+
+
+@pytest.mark.parametrize(("i", "activation"), VARIANTS)
+def test_gate_of_fused_variants(i: int, activation: Any) -> None:
+    config = SHIPPED[FLOAT16][i].with_epilogue(activation)
+    kernel = compile_kernel(config, "90")
+    assert kernel.usage.spill_bytes == kernel.usage.stack_bytes == 0, config
+    assert not re.search(r"warning|C75\d\d", kernel.log), kernel.log
+    assert kernel.usage.registers == config.max_registers
+
+
 @pytest.mark.parametrize("dtype", SHIPPED, ids=str)
 def test_gate(dtype: Any) -> None:
     """No spills, no local memory, no waits put in by the assembler, registers, HGMMA.SP."""
@@ -209,8 +280,8 @@ def test_the_sources_state_the_config_by_name() -> None:
     """Each field is a constexpr of the same name, and each is used."""
     sources = "".join(shipped_sources(BASE.kernel).values())
     for line in BASE.headers()["config.cuh"].splitlines()[2:-1]:
-        name = re.fullmatch(r"constexpr (?:int|bool) (\w+) = \w+;", line)[1]
-        assert hasattr(BASE, name)
+        name = re.fullmatch(r"constexpr \w+ (\w+) = [\w:]+;", line)[1]
+        assert hasattr(BASE, name) or name in ("element", "output")
         assert f"config::{name}" in sources
 
 

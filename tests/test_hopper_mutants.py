@@ -69,8 +69,11 @@ TELL = (
 )
 EXPECT = "arrive_expecting(my_full, bytes);"
 SECOND = "multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);"
-LAST = "                wait_for_products<0>();\n                hand_back(last_empty);\n"
-STAGED = "                    warp_barrier();\n                    const int n0"
+LAST = "                wait_for_products<0>();\n#pragma unroll"
+STAGED = (
+    "                        warp_barrier();\n"
+    "                        const int n0 = first_n + part * atom_columns"
+)
 STORE_ONE = "if (n0 + e < n) to[e]"
 INSIDE = "column >= 0 && my_n + a * atom_columns < n"
 
@@ -139,7 +142,7 @@ MUTANTS = {
     ),
     # ---- products ----
     "accumulators read before the wait": Mutant(
-        KERNEL, LAST, "                hand_back(last_empty);\n", AccumulatorInUse
+        KERNEL, LAST, "#pragma unroll", AccumulatorInUse
     ),
     "stage handed back under a product": Mutant(
         PTX, '"wgmma.wait_group.sync.aligned %0;" ::"n"(newest)',
@@ -211,7 +214,7 @@ MUTANTS = {
         (WrongResultError, BankConflictError),
     ),
     "missing warp barrier": Mutant(
-        KERNEL, STAGED, "                    const int n0", RaceError, "MissingWarpSync"
+        KERNEL, STAGED, STAGED.split("\n")[1], RaceError, "MissingWarpSync"
     ),
     "wrong row scatter": Mutant(
         KERNEL, "load_int(rows + block.rows + row)", "load_int(rows + block.rows + (row ^ 1))",
@@ -235,7 +238,7 @@ MUTANTS = {
     "rows beyond the tile are stored": Mutant(
         KERNEL, "row < block.height ? load", "true ? load", (RaceError, OutOfBounds)
     ),
-    "padding rows are stored": Mutant(KERNEL, "if (to_row[i] < 0) continue;", "", OutOfBounds),
+    "padding rows are stored": Mutant(KERNEL, "if (to_row[i] >= 0) store", "store", OutOfBounds),
     "rows that are zero are left out": Mutant(
         KERNEL, "            // ---- Registers to Y",
         "            if (block.steps == 0) continue;\n            // ----", UnwrittenError,

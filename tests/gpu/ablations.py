@@ -73,7 +73,9 @@ WGMMA_ABLATIONS: dict[str, dict[str, str]] = {
             "if (first) multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);"
         ),
     },
-    "no stores": {STORE: "if (to_row[i] < 0 || chunk.word[0] != 0x12345) continue;"},
+    "no stores": {
+        "if (to_row[i] >= 0) store(": "if (chunk.word[0] == 0x12345 && to_row[i] >= 0) store("
+    },
 }
 ABLATIONS = {"sm80_tvw_gemm": MMA_ABLATIONS, "sm90_tvw_gemm": WGMMA_ABLATIONS}
 

@@ -65,7 +65,7 @@ def multiply(
         at multiples of 16 bytes, else an element at a time.
     config : KernelConfig or HopperConfig, optional
         The kernel to run, instead of the one `choose_config` ranks first. What it stores follows
-        from the epilogue; ``sm90_tvw_gemm`` stores bare products of single matrices alone.
+        from the epilogue; ``sm90_tvw_gemm`` takes one X and stores A's dtype alone.
     epilogue : Epilogue
         Checked. Fused unless it is of float64 or integers, or has a function for an activation.
 
@@ -129,8 +129,7 @@ def _run(
     if 0 in shape:
         return out
     device = launcher.device(x)
-    bare = epilogue.is_cast and dtype == packed.dtype and x.ndim == 2
-    config = config or _best(packed, n, device, bare, x.ndim == 2)
+    config = config or _best(packed, n, device, epilogue, dtype, x.ndim == 2)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, key)
     in_place = _pitch(out) >= n and not overlap(x, out)
@@ -142,14 +141,20 @@ def _run(
     strip_bytes = _strip_bytes(config, cols)
     strip = min(columns, max(1, device.l2_bytes // 3 // strip_bytes))
     if isinstance(config, HopperConfig):
-        if not bare:
-            raise BackendError(f"{config} stores bare products of 16-bit matrices, one at a time.")
+        if not _fits(config, packed, epilogue, dtype, x.ndim == 2):
+            raise BackendError(
+                f"{config} cannot run this: it takes one X, stores A's dtype, and has no variant "
+                "with gelu for blocks of 256 rows."
+            )
+        if not epilogue.is_cast:
+            config = config.with_epilogue(epilogue.activation_name or "none")
         slabs = slabs_of(packed)
         work = slabs.work_list(config.block_rows)
         items = int(work.shape[0]) * columns
         passed = (
             operand.array, operand.pitch // operand.array.itemsize, Result(y), _pitch(y),
             slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, strip,
+            *_epilogue_arguments(xp, epilogue, dtype, y),
         )  # fmt: skip
         # Its blocks take one item after another.
         kernel = _compiled(config, device.architecture)
@@ -269,18 +274,28 @@ def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> Compile
     return compile_kernel(config, architecture)
 
 
-def _best(
-    packed: PackedMatrix, n: int, device: Device, bare: bool, single: bool
-) -> KernelConfig | HopperConfig:
-    """Return the config that ranks first, of those that do what is asked.
+def _fits(
+    config: KernelConfig | HopperConfig,
+    packed: PackedMatrix,
+    epilogue: Epilogue,
+    dtype: DType,
+    single: bool,
+) -> bool:
+    """Return whether a kernel does what is asked; `single` says that X is no batch."""
+    if isinstance(config, HopperConfig):
+        fused = epilogue.is_cast or config.can_fuse(epilogue.activation_name or "none")
+        return single and fused and dtype == packed.dtype
+    return single or not isinstance(config, FewConfig)
 
-    `bare` says that nothing is done to a product of one matrix, `single` that X is no batch.
-    """
+
+def _best(
+    packed: PackedMatrix, n: int, device: Device, epilogue: Epilogue, dtype: DType, single: bool
+) -> KernelConfig | HopperConfig:
+    """Return the config that ranks first, of those that do what is asked."""
     choice = choose_config(packed, n, device)
     for candidate in choice.candidates:
         config = candidate.config
-        fits = bare if isinstance(config, HopperConfig) else True
-        if not candidate.refusal and fits and (single or not isinstance(config, FewConfig)):
+        if not candidate.refusal and _fits(config, packed, epilogue, dtype, single):
             return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")
 

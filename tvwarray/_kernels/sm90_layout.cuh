@@ -1,5 +1,6 @@
 // Where everything lies on sm_90a: slabs of A, a stage in shared memory, and who does what.
 #pragma once
+#include "types.cuh"
 #include "config.cuh"
 #include "sm90_ptx.cuh"
 

@@ -3,6 +3,7 @@
 // The product itself, multiply_async, is in wgmma.cuh, which is written for the config: an instruction
 // names each of its 32 to 128 accumulators.
 #pragma once
+#include "types.cuh"
 #include "config.cuh"
 #include "ptx.cuh"
 
@@ -80,6 +81,14 @@ __device__ inline void commit_products() {
 template <int newest>
 __device__ inline void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(newest) : "memory");
+}
+
+// Sums that have been waited for. To the compiler the wait has nothing to do with them: without this
+// it reads them earlier, where that suits it.
+template <int count>
+__device__ inline void receive(float (&c)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 
 // Registers move between warpgroups: those who copy need few, those who multiply hold the sums.

@@ -21,8 +21,10 @@
 // alternates between two sets of registers, because a group under way still reads its own.
 //
 // Blocks are persistent: copying runs ahead into the next item while the last one is stored.
+#include "types.cuh"
 #include "config.cuh"
 #include "ptx.cuh"
+#include "epilogue.cuh"
 #include "sm90_ptx.cuh"
 #include "sm90_layout.cuh"
 #include "wgmma.cuh"
@@ -62,7 +64,21 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
     int entries,                     //
     int n,                           // columns of X
     int n_blocks,                    // n / block_n, rounded up
-    int strip) {                     // blocks of columns that are worked on together
+    int strip,                       // blocks of columns that are worked on together
+    float alpha,                     // the epilogue: see epilogue.cuh; not read if not fused
+    float beta,                      //
+    const Output* c_data,            //
+    long long c_row,                 //
+    long long c_column,              //
+    long long,                       // from one X to the next: there is one
+    const Output* residual,          //
+    long long residual_row,          //
+    long long residual_column,       //
+    long long,                       //
+    const float* row_bias,           //
+    const float* column_bias,        //
+    const float* row_scale,          //
+    const float* column_scale) {
     extern __shared__ __align__(1024) char shared[];
     const Word stages = shared_address(shared);
     const Word y_buffers = stages + config::stages * stage_bytes;
@@ -224,6 +240,8 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
                     next();
                 }
                 wait_for_products<0>();
+#pragma unroll
+                for (int m = 0; m < pieces; ++m) receive(c[m]);
                 hand_back(last_empty);
             } else {
 #pragma unroll
@@ -234,53 +252,108 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
 
             // ---- Registers to Y ----------------------------------------------------------------
 
-            // Through shared memory, 16 rows x 64 columns of a warp at a time: a lane holds pairs of
-            // Halfs and memory wants whole lines. Chunk j of row r waits at j ^ (r % 8).
             const auto y_address = reinterpret_cast<unsigned long long>(y);
             const bool aligned = (y_address | ldy * sizeof(Half)) % chunk_bytes == 0;
-            const int from_row = lane % 8 + lane / 8 % 2 * 8;  // of stmatrix: two by two
-            const int from_chunk = lane / 16;
-            const int my_chunk = lane % 8;
+            // Store eight Halfs of a row from column n0 on, those that there are.
+            const auto store = [&](const Chunk& chunk, int row, int n0) {
+                Half* const to = y + static_cast<long long>(row) * ldy + n0;
+                if (aligned && n0 + chunk_halfs <= n) {
+                    store_global_chunk(to, chunk);
+                } else {
 #pragma unroll
-            for (int m = 0; m < pieces; ++m) {
-                const int first = (wg_m * pieces + m) * slab_rows + warp % 4 * y_rows;
-                int to_row[4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const int row = first + 4 * i + lane / 8;
-                    to_row[i] = row < block.height ? load_int(rows + block.rows + row) : -1;
+                    for (int e = 0; e < chunk_halfs; ++e)
+                        if (n0 + e < n) to[e] = chunk.word[e / 2] >> 16 * (e % 2) & 0xffff;
                 }
+            };
+            const auto row_of = [&](int m, int row) {
+                row += (wg_m * pieces + m) * slab_rows + warp % 4 * y_rows;
+                return row < block.height ? load_int(rows + block.rows + row) : -1;
+            };
+            const int first_n = work.n + wg_n * config::wg_n;
+
+            // Through shared memory, 16 rows of a warp at a time: a lane holds pairs of sums, and
+            // memory wants whole lines.
+            if constexpr (!config::fused) {
+                // As Halfs, 64 columns. Chunk j of row r waits at j ^ (r % 8).
+                const int from_row = lane % 8 + lane / 8 % 2 * 8;  // of stmatrix: two by two
+                const int from_chunk = lane / 16;
+                const int my_chunk = lane % 8;
 #pragma unroll
-                for (int part = 0; part < config::wg_n / atom_columns; ++part) {
-                    warp_barrier();
+                for (int m = 0; m < pieces; ++m) {
+                    int to_row[4];
 #pragma unroll
-                    for (int j = 0; j < atom_chunks; j += 2) {
-                        const float* const s = c[m] + (part * atom_chunks + j) * 4;
-                        const int place = from_row * atom_row_bytes +
-                                          (j + from_chunk ^ from_row % 8) * chunk_bytes;
-                        store_matrices(y_buffer + place, round_pair(s[0], s[1]),
-                                       round_pair(s[2], s[3]), round_pair(s[4], s[5]),
-                                       round_pair(s[6], s[7]));
-                    }
-                    warp_barrier();
-                    const int n0 = work.n + wg_n * config::wg_n + part * atom_columns +
-                                   my_chunk * chunk_halfs;
+                    for (int i = 0; i < 4; ++i) to_row[i] = row_of(m, 4 * i + lane / 8);
 #pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        const int row = 4 * i + lane / 8;
-                        const Chunk chunk = load_shared_chunk(y_buffer + row * atom_row_bytes +
-                                                              (my_chunk ^ row % 8) * chunk_bytes);
-                        if (to_row[i] < 0) continue;
-                        Half* const to = y + static_cast<long long>(to_row[i]) * ldy + n0;
-                        if (aligned && n0 + chunk_halfs <= n) {
-                            store_global_chunk(to, chunk);
-                        } else {
+                    for (int part = 0; part < config::wg_n / atom_columns; ++part) {
+                        warp_barrier();
 #pragma unroll
-                            for (int e = 0; e < chunk_halfs; ++e)
-                                if (n0 + e < n) to[e] = chunk.word[e / 2] >> 16 * (e % 2) & 0xffff;
+                        for (int j = 0; j < atom_chunks; j += 2) {
+                            const float* const s = c[m] + (part * atom_chunks + j) * 4;
+                            const int place = from_row * atom_row_bytes +
+                                              (j + from_chunk ^ from_row % 8) * chunk_bytes;
+                            store_matrices(y_buffer + place, round_pair(s[0], s[1]),
+                                           round_pair(s[2], s[3]), round_pair(s[4], s[5]),
+                                           round_pair(s[6], s[7]));
+                        }
+                        warp_barrier();
+                        const int n0 = first_n + part * atom_columns + my_chunk * chunk_halfs;
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) {
+                            const int row = 4 * i + lane / 8;
+                            const Chunk chunk =
+                                load_shared_chunk(y_buffer + row * atom_row_bytes +
+                                                  (my_chunk ^ row % 8) * chunk_bytes);
+                            if (to_row[i] >= 0) store(chunk, to_row[i], n0);
                         }
                     }
                 }
+            } else {
+                // As sums, 32 columns, so that the epilogue sees 16 bytes of a row as well. Chunk j
+                // of row r waits at j ^ 2 (r % 4): four rows, two chunks of each, are all banks.
+                const Epilogue by = {alpha, beta, {c_data, c_row, c_column},
+                                     {residual, residual_row, residual_column},
+                                     row_bias, column_bias, row_scale, column_scale};
+                constexpr int part_columns = atom_columns / 2;
+                const auto at = [&](int row, int chunk) {
+                    return y_buffer + row * atom_row_bytes + (chunk ^ row % 4 * 2) * chunk_bytes;
+                };
+#pragma unroll
+                for (int m = 0; m < pieces; ++m)
+#pragma unroll
+                    for (int part = 0; part < config::wg_n / part_columns; ++part) {
+                        warp_barrier();
+#pragma unroll
+                        for (int half = 0; half < 2; ++half)
+#pragma unroll
+                            for (int j = 0; j < part_columns / 8; ++j) {
+                                const float* const s = c[m] + (part * 4 + j) * 4 + 2 * half;
+                                store_shared_pair(
+                                    at(half * 8 + lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 8,
+                                    bits_of(s[0]), bits_of(s[1]));
+                            }
+                        warp_barrier();
+                        const int n0 = first_n + part * part_columns + lane % 4 * chunk_halfs;
+#pragma unroll 1
+                        for (int i = 0; i < 2; ++i) {
+                            const int row = 8 * i + lane / 4;
+                            const int to_row = row_of(m, row);
+                            if (to_row < 0) continue;
+                            // Odd rows begin with their second chunk, for the sake of the banks.
+                            const int turn = row % 2;
+                            const Chunk one = load_shared_chunk(at(row, 2 * (lane % 4) + turn));
+                            const Chunk two = load_shared_chunk(at(row, 2 * (lane % 4) + 1 - turn));
+                            float sum[chunk_halfs];
+#pragma unroll
+                            for (int e = 0; e < chunk_halfs; ++e) {
+                                const Word first = one.word[e % 4], second = two.word[e % 4];
+                                sum[e] = __uint_as_float(e / 4 == turn ? first : second);
+                            }
+                            finish(sum, by, to_row, n0, n - n0);
+                            store({round_pair(sum[0], sum[1]), round_pair(sum[2], sum[3]),
+                                   round_pair(sum[4], sum[5]), round_pair(sum[6], sum[7])},
+                                  to_row, n0);
+                        }
+                    }
             }
         }
     }

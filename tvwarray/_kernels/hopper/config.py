@@ -6,8 +6,8 @@ one ``constexpr`` of the same name. It says what it costs and which rule of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Final, Literal
 
 from tvwarray._dtypes import BFLOAT16, FLOAT16, DType
 from tvwarray._errors import BackendError
@@ -37,6 +37,9 @@ _BESIDE_SUMS: Final = 27
 _SHARED_BYTES: Final = 227 << 10
 
 
+Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
+
+
 @dataclass(frozen=True)
 class HopperConfig:
     """The constants of one kernel.
@@ -64,8 +67,25 @@ class HopperConfig:
     """Registers of a thread that multiplies."""
     copy_registers: int
     """Registers of a thread that copies."""
+    fused: bool = False
+    """Whether anything happens to the sums but a cast."""
+    activation: Activation = "none"
     kernel: str = "sm90_tvw_gemm"
     """The source file, and the name of the kernel in it."""
+
+    def can_fuse(self, activation: str) -> bool:
+        """Return whether there is a variant with this activation: one that spills no registers."""
+        return self.block_rows < 256 or not activation.startswith("gelu")
+
+    def with_epilogue(self, activation: Activation) -> HopperConfig:
+        """Return the variant that finishes sums before it stores them.
+
+        That takes registers beside the sums; where there are many, copying gives up some.
+        """
+        fused = replace(self, fused=True, activation=activation)
+        if self.wg_rows * self.wg_n < 128 * 128:
+            return fused
+        return replace(fused, gather_groups=4, multiply_registers=208, copy_registers=40)
 
     @property
     def sparse(self) -> bool:
@@ -175,8 +195,13 @@ class HopperConfig:
             value = getattr(self, field.name)
             if field.name == "kernel":
                 continue
+            if field.name == "activation":
+                lines.append(f"constexpr Activation activation = Activation::{value};")
+                continue
             kind = "bool" if isinstance(value, bool) else "int"
             lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
+        element = "bfloat16" if self.bfloat16 else "float16"
+        lines += [f"constexpr Element {x} = Element::{element};" for x in ("element", "output")]
         return {
             "config.cuh": "\n".join([*lines, "}  // namespace config", ""]),
             "wgmma.cuh": wgmma_header(self.wg_n, bfloat16=self.bfloat16),
