@@ -93,8 +93,8 @@ def test_operands_lie_anywhere(n: int, order: str) -> None:
     whole[source] = x
     out = wide[target]
     launcher = InterpreterLauncher("90")
-    packed = pack(storage)
-    assert multiply(launcher, packed, whole[source], out) is out
+    packed, config = pack(storage), few_config("float16", True, n)
+    assert multiply(launcher, packed, whole[source], out, config) is out
     assert isinstance(launcher.kernels[0].config, FewConfig)
     y = exact(Product(storage, x))[0].astype(np.float16)
     np.testing.assert_array_equal(out, y)

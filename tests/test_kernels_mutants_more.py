@@ -147,8 +147,8 @@ MUTANTS = {
         "few", FEW, WAIT, "", RaceError
     ),
     "a step of A twice": Mutant(
-        "few", FEW, "if (step + i < block.steps) load(step + i, i);",
-        "if (step + i < block.steps) load(step, i);",
+        "few", FEW, "if (step + i < block.steps) load(m, step + i, i);",
+        "if (step + i < block.steps) load(m, step, i);",
     ),
     "metadata of the first step": Mutant(
         "few", FEW, "of[0], b, metadata[place]);\n                        if (k == 1)",

@@ -24,7 +24,8 @@
 
 constexpr int most_steps = config::stages;  // of a piece: what shared memory holds of X
 constexpr int n_fragments = config::block_n / 8;
-constexpr int ahead = 4;  // steps whose values are under way
+constexpr int ahead = 4;     // steps whose values are under way
+constexpr int together = 8;  // sums of pieces that are
 
 static_assert(element_bytes == 2 && config::parts == 1, "16-bit values");
 
@@ -64,6 +65,30 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const int warp = thread / 32;
     const int slots = block.steps * step_slots;
 
+    // ---- A from memory -------------------------------------------------------------------------
+
+    FragmentA a[ahead][k_steps][k_fragments];
+    Word metadata[ahead] = {};
+    const auto load = [&](int m, int step, int place) {
+        const long long brick = block.brick + static_cast<long long>(step) * block.stride + m;
+#pragma unroll
+        for (int f = 0; f < brick_fragments; ++f) {
+            const Chunk got = load_constant_chunk(values + brick * brick_value_bytes +
+                                                  f * fragment_bytes + lane * chunk_bytes);
+            a[place][f / k_fragments][f % k_fragments] = {got.word[0], got.word[1], got.word[2],
+                                                          got.word[3]};
+        }
+        if constexpr (config::sparse)
+            metadata[place] =
+                load_int(reinterpret_cast<const int*>(meta + brick * brick_meta_bytes) + lane);
+    };
+    const auto load_ahead = [&](int m, int step) {
+#pragma unroll
+        for (int i = 0; i < ahead; ++i)
+            if (step + i < block.steps) load(m, step + i, i);
+    };
+    if (warp < block.bricks) load_ahead(warp, 0);  // under way while X is gathered
+
     // ---- X to shared memory --------------------------------------------------------------------
 
     const bool whole = x_column == 1 && n % chunk_elements == 0 && x_row % chunk_elements == 0 &&
@@ -90,29 +115,13 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     wait_for_all_copies();
     block_barrier();
 
-    // ---- A from memory to tensor cores ---------------------------------------------------------
+    // ---- Tensor cores --------------------------------------------------------------------------
 
     float* const sums_of_tile = partials + static_cast<long long>(load_int(sums_at + blockIdx.x)) *
                                                config::block_n;
     const long long piece_sums = static_cast<long long>(block.bricks) * brick_rows * config::block_n;
     for (int m = warp; m < block.bricks; m += warps) {
         FragmentC sums[n_fragments] = {};
-        FragmentA a[ahead][k_steps][k_fragments];
-        Word metadata[ahead] = {};
-
-        const auto load = [&](int step, int place) {
-            const long long brick = block.brick + static_cast<long long>(step) * block.stride + m;
-#pragma unroll
-            for (int f = 0; f < brick_fragments; ++f) {
-                const Chunk got = load_constant_chunk(values + brick * brick_value_bytes +
-                                                      f * fragment_bytes + lane * chunk_bytes);
-                a[place][f / k_fragments][f % k_fragments] = {got.word[0], got.word[1], got.word[2],
-                                                              got.word[3]};
-            }
-            if constexpr (config::sparse)
-                metadata[place] = load_int(
-                    reinterpret_cast<const int*>(meta + brick * brick_meta_bytes) + lane);
-        };
         const auto multiply = [&](int step, int place) {
 #pragma unroll
             for (int k = 0; k < k_steps; ++k) {
@@ -136,9 +145,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
 
 #pragma unroll 1
         for (int step = 0; step < block.steps; step += ahead) {
-#pragma unroll
-            for (int i = 0; i < ahead; ++i)
-                if (step + i < block.steps) load(step + i, i);
+            if (m != warp || step > 0) load_ahead(m, step);
 #pragma unroll
             for (int i = 0; i < ahead; ++i)
                 if (step + i < block.steps) multiply(step + i, i);
@@ -176,9 +183,16 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
         const int row = load_int(rows + block.rows + place);
         if (row < 0) continue;
         const float* const from = sums_of_tile + place * config::block_n + column;
-        float sum[1] = {load_written(from)};
-        for (int piece = 1; piece < block.pieces; ++piece)
-            sum[0] += load_written(from + piece * piece_sums);
+        float sum[1] = {};
+        for (int piece = 0; piece < block.pieces; piece += together) {
+            float part[together];
+#pragma unroll
+            for (int i = 0; i < together; ++i)
+                part[i] = piece + i < block.pieces ? load_written(from + (piece + i) * piece_sums)
+                                                   : 0.0f;
+#pragma unroll
+            for (int i = 0; i < together; ++i) sum[0] += part[i];
+        }
         if constexpr (config::fused) finish(sum, by, row, column, 1);
         const Word bits = output_bytes == 2 ? round_pair(sum[0], sum[0]) : bits_of(sum[0]);
         y[row * y_row + column * y_column] = static_cast<Output>(bits);
