@@ -8,7 +8,7 @@ holds the products. Counts are those of one warp and one step; a multiprocessor 
     L2              bytes of a stage / rate of a multiprocessor
     issue           instructions / 4 schedulers
 
-The share of the tensor cores' peak that a kernel can reach is their clocks over the longest of these.
+The share of their peak that tensor cores can reach is their clocks over the longest of these.
 """
 
 from __future__ import annotations
