@@ -171,7 +171,7 @@ class TileVectorWise(RankedPattern):
         alive = [np.arange(s.shape[0]) for s in layers]
         grouped = self.group_rows and two_four
         # 2:4 keeps the larger half of what a tile covers, so larger scores count for more: with a
-        # power of 1.5 the masks keep up to 0.3 % more. Plain patterns rank as they are published.
+        # power of 1.5 masks keep about 0.1 % more. Plain patterns rank as they are published.
         ranked = _emphasised(layers) if grouped else layers
         tiled, columns = _tiles(ranked, alive, self.tile_rows, share, grouped, contest)
         return [
