@@ -67,6 +67,18 @@ def test_every_form_gives_the_same(form):
     assert found.dtype == ("float16" if form == "tvw16" else "float64")
 
 
+def test_cupyx_matrices_are_fetched():
+    """A stand-in with what cupyx offers: `get` to the host."""
+    host = sp.random_array((40, 50), density=0.2, rng=np.random.default_rng(0), format="csr")
+
+    class OnDevice:
+        def get(self):
+            return host
+
+    OnDevice.__module__ = "cupyx.scipy.sparse._csr"
+    assert analyze(OnDevice(), device="cpu").nnz == host.nnz
+
+
 def test_structures():
     rng = np.random.default_rng(0)
     two_four = two_four_mask(rng, 256, 256)
@@ -184,7 +196,8 @@ def test_a_matrix_that_cannot_pay_is_told_of_once(silent):
 @pytest.mark.parametrize("make", [TVWMatrix, TVWMatrix.from_scipy])
 def test_the_warning_points_at_the_caller_and_can_be_silenced(silent, monkeypatch, make):
     monkeypatch.setattr(_advice, "SMALLEST", 1000)
-    a = sp.random_array((9000, 9000), density=1e-3, rng=np.random.default_rng(0), format="csr")
+    rng = np.random.default_rng(0)
+    a = sp.random_array((20_000, 20_000), density=3e-4, rng=rng, format="csr", dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sp.SparseEfficiencyWarning)
         make(a)
