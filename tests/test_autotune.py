@@ -128,7 +128,9 @@ def test_autotune_measures_and_later_products_follow():
         A, 48, candidates=3, repeats=1, progress=lambda c: seen.extend(c) or c, backend=backend
     )
     times = {str(c.config): c.measured for c in choice.candidates if c.measured is not None}
-    assert len(times) == len(seen) == 3
+    assert len(times) == len(seen) >= 3
+    if choice.config.kernel == "sm80_tvw_gemm":  # with other stages too
+        assert len({c.stages for c in seen}) > 1
     assert choice.candidates[0].measured == min(times.values())
     launcher.kernels.clear()
     packed = CudaBackend(launcher).pack(product.storage)

@@ -11,9 +11,12 @@ import numpy as np
 from tvwarray._backends.cuda import BACKEND, CudaBackend
 from tvwarray._errors import BackendError
 from tvwarray._kernels import tuned
+from tvwarray._kernels.config import KernelConfig
+from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.launch import problem_of
 from tvwarray._kernels.product import multiply
-from tvwarray._kernels.select import Choice
+from tvwarray._kernels.repeat import forget_launches
+from tvwarray._kernels.select import Choice, stage_variants
 from tvwarray._matmul import Operand, packed_for
 from tvwarray._namespace import from_host
 
@@ -40,7 +43,8 @@ def autotune(
     n : int
         Columns of `X`.
     candidates : int
-        How many kernels to measure, those first for which the cost model has the shortest times.
+        How many kernels to measure, those first for which the cost model has the shortest times;
+        then the fastest of them with other numbers of stages.
     repeats : int
         Launches of each; the median counts. The L2 cache is flushed before each launch.
     progress : callable, optional
@@ -67,14 +71,16 @@ def autotune(
     whole = packed_for(storage, backend)
     packed = whole.of()
     ranked = [c.config for c in backend.plan(whole, x).candidates if not c.refusal]
-    out = multiply(launcher, packed, x)
-    times = {
-        str(config): launcher.seconds(
-            partial(multiply, launcher, packed, x, out, config), like=x, repeats=repeats
-        )
-        for config in progress(ranked[:candidates])
-    }
-    device = launcher.device(x)
-    tuned.record(problem_of(packed, n), device, times)
+    out, device = multiply(launcher, packed, x), launcher.device(x)
+
+    def seconds(config: KernelConfig | HopperConfig) -> float:
+        run = partial(multiply, launcher, packed, x, out, config)
+        return launcher.seconds(run, like=x, repeats=repeats)
+
+    times = {config: seconds(config) for config in progress(ranked[:candidates])}
+    fastest = min(times, key=lambda config: times[config])
+    times |= {config: seconds(config) for config in progress(stage_variants(fastest, device))}
+    tuned.record(problem_of(packed, n), device, {str(c): t for c, t in times.items()})
     packed.memo.pop((n, device), None)
+    forget_launches(packed)  # of the kernels that ran until now
     return backend.plan(whole, x)

@@ -43,7 +43,7 @@ class Launch:
             out[...] = written
         elif read is x and key is not None:
             if sum(isinstance(kept, Repeated) for kept in packed.memo.values()) >= MOST_LAUNCHES:
-                _forget_launches(packed)
+                forget_launches(packed)
             packed.memo[key] = Repeated(self, out.shape, out.dtype, self._places(x, out))
         return out
 
@@ -74,7 +74,8 @@ class Repeated(NamedTuple):
         return out
 
 
-def _forget_launches(packed: PackedMatrix) -> None:
+def forget_launches(packed: PackedMatrix) -> None:
+    """Let the next product of every shape be planned anew."""
     for key in [k for k, kept in packed.memo.items() if isinstance(kept, Repeated)]:
         packed.memo.pop(key, None)
 

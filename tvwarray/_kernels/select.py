@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final, NamedTuple
 
@@ -30,6 +30,10 @@ RESERVED_SHARED: Final = 1024
 """Bytes of shared memory that the system takes of every block."""
 
 
+STAGES: Final = (2, 3, 4, 5)
+"""How many stages a ring may have."""
+
+
 class Shape(NamedTuple):
     """A candidate before the stages are known, which depend on the chip."""
 
@@ -47,13 +51,17 @@ SPARSE_SHAPES: Final = (
     Shape(128, 256, 64, 64, 1, 4),
     Shape(256, 128, 64, 64, 1, 4),
     Shape(128, 128, 64, 64, 2, 4),
+    Shape(64, 256, 64, 32, 1, 4),
+    Shape(256, 64, 64, 32, 1, 4),
     Shape(64, 128, 64, 32, 2, 4),
+    Shape(128, 64, 64, 32, 2, 4),
     Shape(64, 64, 32, 32, 3, 4),
     Shape(32, 128, 32, 32, 3, 4),
     Shape(16, 128, 16, 32, 4, 4),
     Shape(32, 32, 16, 16, 6, 4),
 )
-"""In order of preference where the model sees no difference."""
+"""In order of preference where the model sees no difference. 256 x 256 is not there: its sums alone
+are the register file of a multiprocessor."""
 
 DENSE_SHAPES: Final = (
     Shape(128, 128, 64, 32, 1, 4),
@@ -167,8 +175,25 @@ def choose(problem: Problem, device: Device) -> Choice:
     shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
         shipped.append(few_config(problem.form.element, problem.sparse, problem.n))
-    candidates = [_judge(config, problem, device) for config in shipped]
+    candidates = [judged(config, problem, device) for config in shipped]
     return Choice(tuple(sorted(candidates, key=_seconds)))
+
+
+def stage_variants(config: KernelConfig | HopperConfig, device: Device) -> list[KernelConfig]:
+    """Return `config` of ``sm80_tvw_gemm`` with the other depths of its ring, 2 to 5, that fit.
+
+    The model hardly tells them apart; measuring does.
+    """
+    if isinstance(config, HopperConfig | FewConfig):
+        return []
+    others = (replace(config, stages=n) for n in STAGES if n != config.stages)
+    return [
+        c
+        for c in others
+        if not c.refusal()
+        and c.shared_bytes <= device.shared_per_block
+        and c.min_blocks * (c.shared_bytes + RESERVED_SHARED) <= device.shared_per_multiprocessor
+    ]
 
 
 def _fallbacks(shape: Shape) -> list[tuple[int, int]]:
@@ -184,7 +209,8 @@ def _seconds(candidate: Candidate) -> float:
     return candidate.prediction.seconds if candidate.prediction else inf
 
 
-def _judge(config: KernelConfig | HopperConfig, problem: Problem, device: Device) -> Candidate:
+def judged(config: KernelConfig | HopperConfig, problem: Problem, device: Device) -> Candidate:
+    """Return what is found about one config: a modelled time, or a refusal."""
     refusal = config.refusal()
     if not refusal and config.shared_bytes > device.shared_per_block:
         refusal = (
