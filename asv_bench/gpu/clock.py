@@ -6,6 +6,7 @@ A graph leaves the time that Python takes out of what is measured, for every lib
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 
 import cupy
@@ -13,6 +14,10 @@ import numpy as np
 import torch
 
 _FLUSH_BYTES = 256 << 20
+
+warnings.filterwarnings("ignore", "ExternalStream is deprecated", DeprecationWarning)
+warnings.filterwarnings("ignore", "bsr_dense_addmm uses non-optimal")
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 
 class Clock:
@@ -25,7 +30,7 @@ class Clock:
 
     def median_us(self, run: Callable[[], object]) -> float:
         """Return the median time of `run` in microseconds."""
-        with torch.cuda.stream(self.stream), cupy.cuda.Stream.from_external(self.stream):
+        with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
             for _ in range(3):  # compiled, packed, chosen
                 run()
             self.stream.synchronize()
@@ -57,7 +62,7 @@ class Clock:
     def host_us(self, run: Callable[[], object], calls: int = 500) -> float:
         """Return what a call of `run` takes on the host, in microseconds; the GPU runs behind."""
         best = np.inf
-        with torch.cuda.stream(self.stream), cupy.cuda.Stream.from_external(self.stream):
+        with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
             for _ in range(5):
                 run()
                 self.stream.synchronize()
