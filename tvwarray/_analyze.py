@@ -218,7 +218,7 @@ def analyze(
     -----
     CPU times are those of one core. The first call measures this machine for a tenth of a second,
     and what was fitted on another one is scaled by it. Predictions were within 30 % of measured
-    medians for most products of twenty matrices that nothing was fitted to: see
+    medians for 218 of 232 products of twenty matrices that nothing was fitted to: see
     ``docs/matrices.md``. Of GPUs, only the H200's TVW and dense times were compared with measured
     ones; CSR and BSR are bounds by memory and cache.
 
