@@ -228,6 +228,25 @@ def test_score_kept():
     assert prune.score_kept({"a": np.zeros((2, 2))}, {"a": np.zeros((2, 2), bool)}) == 1
 
 
+def test_comparison_with_other_patterns():
+    scores = layers(spread=1.0)
+    chosen = prune.global_selections(scores, 0.75, tile_rows=32)
+    found = prune.compare(scores, chosen, tile_rows=32)
+    ew = prune.global_masks(scores, found.sparsity, "ew", floor=0)
+    plain = prune.TileVectorWise(32, permute=False, group_rows=False)
+    assert found.sparsity == pytest.approx(realised({n: s.mask for n, s in chosen.items()}))
+    assert found.kept == prune.score_kept(scores, chosen)
+    assert found.element_wise == prune.score_kept(scores, ew)
+    assert found.plain == prune.score_kept(
+        scores, prune.global_masks(scores, found.sparsity, plain)
+    )
+    assert found.plain < found.kept < found.element_wise
+    assert f"{found.kept / found.element_wise:.3f} of element-wise" in str(found)
+    few = prune.compare(scores, prune.global_masks(scores, 0.3, "ew"))
+    assert few.plain is None
+    assert "TVW" not in str(few)
+
+
 def test_no_layers_and_empty_layers():
     assert prune.global_masks({}, 0.75) == {}
     for name in PATTERNS:

@@ -1,6 +1,7 @@
 """Pruning: scores in, masks and layouts out; matrices are made of them by `tvwarray.sparsify`."""
 
 from tvwarray.prune import adapters
+from tvwarray.prune.compare import Comparison, compare
 from tvwarray.prune.patterns import (
     VNM,
     BlockWise,
@@ -25,6 +26,7 @@ __all__ = [
     "VNM",
     "Apriori",
     "BlockWise",
+    "Comparison",
     "ElementWise",
     "Pattern",
     "RankedPattern",
@@ -38,6 +40,7 @@ __all__ = [
     "VectorWise",
     "adapters",
     "apriori",
+    "compare",
     "cubic",
     "fisher",
     "global_masks",
