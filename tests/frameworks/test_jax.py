@@ -167,6 +167,19 @@ def test_gradients_agree_with_finite_differences_twice(x64):
     check_grads(lambda x, v: tvj.linear(x, A, values=v), (x, values), order=2, modes=["rev"])
 
 
+def test_half_precision_gradients_have_their_type():
+    A = TVWMatrix(np.eye(16, dtype=np.float32)).astype("bfloat16")
+    values = jnp.asarray(values_of(A.storage))
+    x = jnp.ones((2, 16), jnp.bfloat16)
+
+    def loss(x, values):
+        return tvj.linear(x, A, values=values).sum()
+
+    dx, dvalues = jax.grad(loss, (0, 1))(x, values)
+    assert dx.dtype == dvalues.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(dvalues, np.where(values_of(A.storage) != 0, 2, 0))
+
+
 def test_complex_gradients_are_those_of_jax():
     A = TVWMatrix(np.diag(np.arange(1, 17) * (1 + 2j)).astype(np.complex64))
     x = jnp.asarray((np.arange(16) - 1j).astype(np.complex64))

@@ -184,6 +184,16 @@ def test_linear_has_the_functions_of_tensorflow(name):
     close(tvwarray.linear(x, A, bias, given, residual=residual), expected)
 
 
+def test_half_precision_gradients_have_their_type():
+    A = TVWMatrix(np.eye(16, dtype=np.float16))
+    x, values = tf.Variable(tf.ones((2, 16), tf.float16)), tf.Variable(values_of(A.storage))
+    with tf.GradientTape() as tape:
+        y = tvf.linear(x, A, values=values)
+    dx, dvalues = tape.gradient(y, (x, values))
+    assert y.dtype == dx.dtype == dvalues.dtype == tf.float16
+    np.testing.assert_array_equal(dvalues, np.where(values_of(A.storage) != 0, 2, 0))
+
+
 def test_variables_and_epilogues_are_taken():
     A = TVWMatrix(np.eye(16))
     x = tf.Variable(normal(16, 3))

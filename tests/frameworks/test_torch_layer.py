@@ -247,6 +247,23 @@ def test_compiled_models_run_the_layer_between_two_graphs():
     assert sum(counters["graph_break"].values()) >= 1
 
 
+def test_values_made_in_inference_mode_are_read_each_time():
+    with torch.inference_mode():
+        layer = TVWLinear(TVWMatrix(np.eye(16, dtype=np.float32)))
+        x = torch.ones(2, 16)
+        assert torch.equal(layer(x), x)
+        layer.values.mul_(3)
+        assert torch.equal(layer(x), 3 * x)
+
+
+def test_writes_past_the_version_counter_are_seen():
+    layer = TVWLinear(TVWMatrix(np.eye(16, dtype=np.float32)))
+    x = torch.ones(2, 16)
+    assert torch.equal(layer(x), x)
+    layer.values.data.mul_(2)
+    assert torch.equal(layer(x), 2 * x)
+
+
 def test_layers_that_are_frozen_stay_frozen():
     dense = nn.Linear(16, 16)
     dense.weight.requires_grad_(False)
