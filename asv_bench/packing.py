@@ -11,6 +11,7 @@ how often a fetched row of X is used. Needs pyamg.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from time import process_time
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four small matrices")
     parser.add_argument("--weights", help="the encoder's model.safetensors; by default downloaded")
     args = parser.parse_args()
+    warnings.simplefilter("ignore", tvwarray.EfficiencyWarning)
     print(machine_line())
     print()
     print(
