@@ -106,7 +106,7 @@ def test_values_are_read_once() -> None:
     """Loads of 16 bytes for each value and word of metadata, none of them twice; n = 1."""
     product = uniform(256, 1024, 1, tile_rows=128, keep=0.5, dtype=BFLOAT16)
     packed, launcher = pack(product.storage), InterpreterLauncher("90")
-    got = multiply(launcher, packed, product.x)
+    got = multiply(launcher, packed, product.x, config=few_config("bfloat16", True, 1))
     np.testing.assert_array_equal(got, exact(product)[0].astype(BFLOAT16))
     (report,) = launcher.reports
     work = packed.few_list(1)[0]

@@ -74,8 +74,9 @@ JOIN_SECONDS: Final = 6e-6
 
 FEW_MEMORY_SHARE: Final = 0.8
 """Of the memory's rate, what a kernel of short blocks reaches."""
-FEW_CLOCKS: Final = 2500.0
-"""What pieces take beside reading A: gathering X, and adding up."""
+FEW_SECONDS: Final = 5.5e-6
+FEW_COLUMN_SECONDS: Final = 1e-6
+"""What pieces take beside reading A, and for each column: gathering X, and adding up (H200)."""
 
 DENSE_SHARE: Final = 0.84
 """Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
@@ -159,7 +160,8 @@ def predict_few(config: KernelConfig, problem: Problem, device: Device) -> Predi
         "launch": LAUNCH_SECONDS,
         "memory": problem.nbytes / (FEW_MEMORY_SHARE * device.dram_rate),
         "blocks": bricks * products * clocks / device.multiprocessors / device.clock
-        + FEW_CLOCKS / device.clock,
+        + FEW_SECONDS
+        + FEW_COLUMN_SECONDS * problem.n,
     }
     return Prediction(sum(parts.values()), parts, "memory")
 
