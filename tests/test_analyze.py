@@ -214,6 +214,7 @@ def test_matrices_that_pay_are_not_warned_of(silent):
         tvwarray.sparsify(rng.standard_normal((1024, 1024)), 0.75)
         TVWMatrix(np.where(rng.random((1024, 1024)) < 0.3, 1.0, 0))
         TVWMatrix(sp.random_array((3000, 3000), density=1e-3, rng=rng))  # small: not worth a line
+        TVWMatrix(np.ones((512, 512), np.float16))  # for a GPU, of which the host knows nothing
 
 
 def test_without_threadpoolctl_and_engine():

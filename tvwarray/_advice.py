@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from tvwarray._cpu_cost import REFERENCE, Way, work_of
 from tvwarray._describe import csr_nbytes
+from tvwarray._dtypes import FLOAT32
 from tvwarray._storage import TVWStorage
 
 
@@ -21,6 +22,8 @@ class EfficiencyWarning(sp.SparseEfficiencyWarning):
     ``warnings.filterwarnings("ignore", category=tvwarray.EfficiencyWarning)``.
     """
 
+
+FLOAT64: Final = np.dtype(np.float64)
 
 SMALLEST: Final = 200_000
 """Nonzeros below which no warning is worth its line."""
@@ -102,10 +105,14 @@ def recommend(
 def warn_if_it_cannot_pay(storage: TVWStorage, *, stacklevel: int = 3) -> None:
     """Warn once if CSR or the dense matrix is predicted to be faster whatever it multiplies.
 
-    Predictions are those of the processor that the model was fitted on: nothing is measured.
+    Predictions are those of the processor that the model was fitted on: nothing is measured. Of
+    other types than float32 and float64 nothing is said, since BLAS and CSR have no fast products
+    of most, and 16-bit ones are for GPUs.
     """
     global _said
     if _said or storage.nnz < SMALLEST or not isinstance(storage.data, np.ndarray):
+        return
+    if storage.dtype not in (FLOAT32, FLOAT64):
         return
     work = work_of(storage)
     losses: list[float] = []
