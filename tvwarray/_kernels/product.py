@@ -129,7 +129,7 @@ def _run(
     if 0 in shape:
         return out
     device = launcher.device(x)
-    config = config or _best(packed, n, device, dtype, x.ndim == 2)
+    config = config or _best(packed, n, device, epilogue, dtype, x.ndim == 2)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, key)
     in_place = _pitch(out) >= n and not overlap(x, out)
@@ -141,8 +141,11 @@ def _run(
     strip_bytes = _strip_bytes(config, cols)
     strip = min(columns, max(1, device.l2_bytes // 3 // strip_bytes))
     if isinstance(config, HopperConfig):
-        if not _fits(config, packed, dtype, x.ndim == 2):
-            raise BackendError(f"{config} cannot run this: it takes one X and stores A's dtype.")
+        if not _fits(config, packed, epilogue, dtype, x.ndim == 2):
+            raise BackendError(
+                f"{config} cannot run this: it takes one X, stores A's dtype, and has no variant "
+                "with gelu for blocks of 256 rows."
+            )
         if not epilogue.is_cast:
             config = config.with_epilogue(epilogue.activation_name or "none")
         slabs = slabs_of(packed)
@@ -272,22 +275,27 @@ def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> Compile
 
 
 def _fits(
-    config: KernelConfig | HopperConfig, packed: PackedMatrix, dtype: DType, single: bool
+    config: KernelConfig | HopperConfig,
+    packed: PackedMatrix,
+    epilogue: Epilogue,
+    dtype: DType,
+    single: bool,
 ) -> bool:
     """Return whether a kernel does what is asked; `single` says that X is no batch."""
     if isinstance(config, HopperConfig):
-        return single and dtype == packed.dtype
+        fused = epilogue.is_cast or config.can_fuse(epilogue.activation_name or "none")
+        return single and fused and dtype == packed.dtype
     return single or not isinstance(config, FewConfig)
 
 
 def _best(
-    packed: PackedMatrix, n: int, device: Device, dtype: DType, single: bool
+    packed: PackedMatrix, n: int, device: Device, epilogue: Epilogue, dtype: DType, single: bool
 ) -> KernelConfig | HopperConfig:
     """Return the config that ranks first, of those that do what is asked."""
     choice = choose_config(packed, n, device)
     for candidate in choice.candidates:
         config = candidate.config
-        if not candidate.refusal and _fits(config, packed, dtype, single):
+        if not candidate.refusal and _fits(config, packed, epilogue, dtype, single):
             return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")
 

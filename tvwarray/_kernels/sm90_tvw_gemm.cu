@@ -318,8 +318,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
                     return y_buffer + row * atom_row_bytes + (chunk ^ row % 4 * 2) * chunk_bytes;
                 };
 #pragma unroll
-                for (int m = 0; m < pieces; ++m) {
-                    const int to_row[2] = {row_of(m, lane / 4), row_of(m, 8 + lane / 4)};
+                for (int m = 0; m < pieces; ++m)
 #pragma unroll
                     for (int part = 0; part < config::wg_n / part_columns; ++part) {
                         warp_barrier();
@@ -334,10 +333,11 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
                             }
                         warp_barrier();
                         const int n0 = first_n + part * part_columns + lane % 4 * chunk_halfs;
-#pragma unroll
+#pragma unroll 1
                         for (int i = 0; i < 2; ++i) {
                             const int row = 8 * i + lane / 4;
-                            if (to_row[i] < 0) continue;
+                            const int to_row = row_of(m, row);
+                            if (to_row < 0) continue;
                             // Odd rows begin with their second chunk, for the sake of the banks.
                             const int turn = row % 2;
                             const Chunk one = load_shared_chunk(at(row, 2 * (lane % 4) + turn));
@@ -348,13 +348,12 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm(
                                 const Word first = one.word[e % 4], second = two.word[e % 4];
                                 sum[e] = __uint_as_float(e / 4 == turn ? first : second);
                             }
-                            finish(sum, by, to_row[i], n0, n - n0);
+                            finish(sum, by, to_row, n0, n - n0);
                             store({round_pair(sum[0], sum[1]), round_pair(sum[2], sum[3]),
                                    round_pair(sum[4], sum[5]), round_pair(sum[6], sum[7])},
-                                  to_row[i], n0);
+                                  to_row, n0);
                         }
                     }
-                }
             }
         }
     }

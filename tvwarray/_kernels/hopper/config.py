@@ -73,6 +73,10 @@ class HopperConfig:
     kernel: str = "sm90_tvw_gemm"
     """The source file, and the name of the kernel in it."""
 
+    def can_fuse(self, activation: str) -> bool:
+        """Return whether there is a variant with this activation: one that spills no registers."""
+        return self.block_rows < 256 or not activation.startswith("gelu")
+
     def with_epilogue(self, activation: Activation) -> HopperConfig:
         """Return the variant that finishes sums before it stores them.
 
