@@ -50,7 +50,8 @@ def matmul(
     x : torch.Tensor, shape (cols,) or (..., cols, n)
         Of any strides.
     values : torch.Tensor, shape (stored,), optional
-        Values to take instead of A's, in the order of ``values_of(A)``: those that are trained.
+        Values to take instead of A's, in the order of ``A.storage.data`` (and then of the
+        remainder): those that are trained.
     out : torch.Tensor, optional
         Where to write the product; no gradient goes through it.
     backend, precision
