@@ -139,8 +139,9 @@ class TileVectorWise(RankedPattern):
 
     Notes
     -----
-    Permuted slots and grouped rows cost nothing at run time: tiles gather their columns and
-    scatter their rows in any case. They are layouts of 2:4; other n:m have natural order.
+    Permuted slots cost nothing at run time: tiles gather their columns in any case. Grouped rows
+    make ``x @ A.T`` slower on the CPU where tiles are many (docs/pruning.md has the figures). Both
+    are layouts of 2:4; other n:m have natural order.
     """
 
     tile_rows: int = DEFAULT_TILE_ROWS
