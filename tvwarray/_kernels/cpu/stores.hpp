@@ -64,17 +64,31 @@ template <class T, class O> TVW_INLINE void store_along(Vec<T> sums, char* to, i
     memcpy(to, some, sizeof(O) * size_t(count));
 }
 
-// A square of sums whose rows of A and right-hand sides are all wanted and contiguous.
+// A square of sums, all wanted, for results whose rows of A are contiguous: whole vectors where these
+// rows follow one another, else single results.
 template <class T, class O>
-TVW_INLINE void store_square(const T* sums, int pitch, Vec<T> bias, Activation f, char* to, int64_t step) {
+TVW_INLINE void store_square(const T* sums, int pitch, const Rows& rows, Vec<T> bias, Activation f,
+                             const Strided& out, int rhs) {
     constexpr int L = kLanes<T>;
     Vec<T> square[L];
 #pragma GCC unroll 16
     for (int j = 0; j < L; j++) square[j] = load<Vec<T>>(sums + j * pitch);
     transpose<T>(square);
+    if (rows.contiguous) {
+        char* to = out.at(rows.index[0], rhs);
 #pragma GCC unroll 16
-    for (int j = 0; j < L; j++, to += step)
-        store_as<T>(reinterpret_cast<O*>(to), activate<T>(square[j] + bias, f));
+        for (int j = 0; j < L; j++, to += out.column)
+            store_as<T>(reinterpret_cast<O*>(to), activate<T>(square[j] + bias, f));
+        return;
+    }
+    O some[L][L];
+#pragma GCC unroll 16
+    for (int j = 0; j < L; j++) store_as<T>(some[j], activate<T>(square[j] + bias, f));
+    for (int j = 0; j < L; j++) {
+        char* to = out.at(0, rhs + j);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; i++) memcpy(to + int64_t(rows.index[i]) * int64_t(sizeof(O)), &some[j][i], sizeof(O));
+    }
 }
 
 // sums (rows, vectors * lanes) -> out, whose rows of A are contiguous.
@@ -92,12 +106,11 @@ void store_transposed(const T* sums, const int32_t* rows, int count, const Block
                 const Rows some = Rows::of<T>(rows + i, count - i);
                 const Vec<T> bias = load_bias<T>(e, some);
                 const T* square = sums + i * pitch + m;
-                if (some.contiguous && wide == L) {
-                    store_square<T, O>(square, pitch, bias, e.activation,
-                                       out.at(some.index[0], block.first + m), out.column);
+                if (some.count == L && wide == L) {
+                    store_square<T, O>(square, pitch, some, bias, e.activation, out, block.first + m);
                     continue;
                 }
-                for (int w = 0; w < wide; w++) {  // ragged or scattered: one right-hand side at a time
+                for (int w = 0; w < wide; w++) {  // ragged: one right-hand side at a time
                     T column[L];
                     for (int j = 0; j < L; j++) column[j] = square[j * pitch + w];
                     store_across<T, O>(activate<T>(load<Vec<T>>(column) + bias, e.activation), some, out,
