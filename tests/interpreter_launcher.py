@@ -73,6 +73,15 @@ class InterpreterLauncher:
     def stream(self, like: Any) -> int:
         return 0
 
+    def bound(self, kernel: CompiledKernel, grid: int, args: Sequence[Any], like: Any) -> Any:
+        def start(changed: Any) -> None:
+            now = list(args)
+            for i, x in changed.items():
+                now[i] = Result(x) if isinstance(args[i], Result) else x
+            self.launch(kernel, grid, now, None)  # `like` would stay alive
+
+        return start
+
     def launch(self, kernel: CompiledKernel, grid: int, args: Sequence[Any], like: Any) -> None:
         machine = Interpreter(
             _module(kernel.ptx), order=self.order, seed=self.seed, check_races=self.check_races

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from interpreter_launcher import InterpreterLauncher
@@ -71,3 +73,15 @@ def test_launches_do_not_pile_up(monkeypatch):
     for n in range(8, 64, 8):
         multiply(launcher, packed, np.tile(product.x, (1, n // 8)))
         assert len(launches(packed)) <= 3
+
+
+def test_a_kept_launch_does_not_keep_its_operands():
+    product = uniform(32, 64, 8, tile_rows=16, keep=1.0)
+    launcher, packed = InterpreterLauncher("80", check_races=False), pack(product.storage)
+
+    x = product.x.copy()
+    out = np.empty((32, 8), FLOAT16)
+    before = sys.getrefcount(x), sys.getrefcount(out)
+    multiply(launcher, packed, x, out)
+    assert launches(packed)
+    assert (sys.getrefcount(x), sys.getrefcount(out)) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_cupy_array
 
 from tvwarray._arithmetic import Kind, Matrix, classify
 from tvwarray._frameworks import handler_of
@@ -67,8 +68,8 @@ def adjoint_product(At: Matrix, x: Array) -> Array:
 
 
 def _is_plain(other: Any) -> bool:
-    """Say whether `other` is a NumPy array and no scalar: the usual case, asked for first."""
-    return type(other) is np.ndarray and other.ndim > 0
+    """Say whether `other` is an array of NumPy or CuPy and no scalar: what is most common."""
+    return (type(other) is np.ndarray or is_cupy_array(other)) and other.ndim > 0
 
 
 def _refuse_scalar(kind: Kind) -> None:

@@ -6,7 +6,7 @@ same PTX without a GPU, so that everything else in this package runs on any mach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -74,6 +74,15 @@ class Launcher(Protocol):
         """Start `grid` blocks of `kernel` on the device of `like`, in its current stream."""
         ...
 
+    def bound(
+        self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
+    ) -> Callable[[Mapping[int, Array]], None]:
+        """Return a launch that takes other arrays for some arguments, and is quick to start.
+
+        The device of `like` is the current one when it is called.
+        """
+        ...
+
     def seconds(self, run: Callable[[], object], *, like: Array, repeats: int) -> float:
         """Return the median time of what `run` launches on the device of `like`, L2 flushed."""
         ...
@@ -122,18 +131,34 @@ class CupyLauncher:
         self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
     ) -> None:
         """Start `grid` blocks of `kernel` on the device of `like`, in its current stream."""
-        config, device = kernel.config, int(like.data.device_id)
         with self.using(like):
-            # A kernel is known by its identity: hashing what it was made from takes longer.
-            found = self._functions.get((id(kernel), device))
-            if found is None or found[0] is not kernel:
-                function = kernel.module().get_function(kernel.name)
-                # Beyond 48 KB it must be asked for.
-                function.max_dynamic_shared_size_bytes = config.shared_bytes
-                found = self._functions[id(kernel), device] = kernel, function
-            function = found[1]
-            passed = tuple(map(_passed, args))
-            function((grid,), (config.threads,), passed, shared_mem=config.shared_bytes)
+            self.bound(kernel, grid, args, like)({})
+
+    def bound(
+        self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
+    ) -> Callable[[Mapping[int, Array]], None]:
+        """Return a launch that takes other arrays for some arguments, and is quick to start."""
+        function = self._function(kernel, int(like.data.device_id))
+        config, passed = kernel.config, list(map(_passed, args))
+
+        def start(changed: Mapping[int, Array]) -> None:
+            now = passed.copy()
+            for i, x in changed.items():
+                now[i] = x
+            function((grid,), (config.threads,), tuple(now), shared_mem=config.shared_bytes)
+
+        return start
+
+    def _function(self, kernel: CompiledKernel, device: int) -> Any:
+        """Return what CuPy launches, on the current device; loaded once."""
+        # A kernel is known by its identity: hashing what it was made from takes longer.
+        found = self._functions.get((id(kernel), device))
+        if found is None or found[0] is not kernel:
+            function = kernel.module().get_function(kernel.name)
+            # Beyond 48 KB it must be asked for.
+            function.max_dynamic_shared_size_bytes = kernel.config.shared_bytes
+            found = self._functions[id(kernel), device] = kernel, function
+        return found[1]
 
     def stream(self, like: Array) -> Hashable:
         """Return which stream a launch on the device of `like` would go to."""

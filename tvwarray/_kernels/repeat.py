@@ -6,13 +6,13 @@ and alignment, and the stream - is its key in the packed matrix.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tvwarray._dtypes import DType
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.launch import Launcher, Result, Scratch
 from tvwarray._kernels.pack import PackedMatrix
@@ -44,7 +44,12 @@ class Launch:
         elif read is x and key is not None:
             if sum(isinstance(kept, Repeated) for kept in packed.memo.values()) >= MOST_LAUNCHES:
                 forget_launches(packed)
-            packed.memo[key] = Repeated(self, out.shape, out.dtype, self._places(x, out))
+            read_at, written_at = self._places(x, out)
+            args = list(self.args)
+            args[read_at], args[written_at] = None, Result(None)  # X and Y are not kept alive
+            start = launcher.bound(self.kernel, self.grid, args, x)
+            empty = partial(array_namespace(x).empty, out.shape, dtype=out.dtype)
+            packed.memo[key] = Repeated(start, empty, read_at, written_at)
         return out
 
     def _places(self, x: Array, out: Array) -> tuple[int, int]:
@@ -59,18 +64,18 @@ class Launch:
 class Repeated(NamedTuple):
     """A `Launch` to be started with other arrays of the same shapes and strides."""
 
-    launch: Launch
-    shape: tuple[int, ...]
-    dtype: DType
-    places: tuple[int, int]
+    launch: Callable[[Mapping[int, Array]], None]
+    empty: Callable[[], Array]
+    """Makes a result, on the current device."""
+    read: int
+    """Which argument is X."""
+    written: int
 
-    def start(self, launcher: Launcher, x: Array, out: Array | None) -> Array:
-        """Run the product of `x`."""
+    def start(self, x: Array, out: Array | None) -> Array:
+        """Run the product of `x`, on the current device."""
         if out is None:
-            out = array_namespace(x).empty(self.shape, dtype=self.dtype, device=device_of(x))
-        args = list(self.launch.args)
-        args[self.places[0]], args[self.places[1]] = x, Result(out)
-        launcher.launch(self.launch.kernel, self.launch.grid, args, x)
+            out = self.empty()
+        self.launch({self.read: x, self.written: out})
         return out
 
 
