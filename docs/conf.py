@@ -31,6 +31,7 @@ import scipy.sparse as sp
 import tvwarray
 """
 trim_doctest_flags = True
+doctest_test_doctest_blocks = ""  # those of docstrings are run by pytest
 
 html_theme = "pydata_sphinx_theme"
 html_title = "tvwarray"
