@@ -258,7 +258,7 @@ def test_repr_says_what_one_holds():
     A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((300, 512)), 0.75)
     text = repr(A)
     assert "TVWMatrix 300x512 float64: 3 tiles of up to 128 rows, 2:4" in text
-    assert f"{A.nnz:,} nonzeros (25 %)" in text
+    assert f"{A.nnz:,} nonzeros ({100 * A.density:.3g} %)" in text
     assert f"{A.nbytes / 300 / 512 / 8:.2g} of dense" in text
     csr = A.tocsr()
     in_csr = csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes

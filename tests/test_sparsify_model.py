@@ -38,15 +38,20 @@ def make_weights(seed=0, dtype=np.float32):
     return made | {"positions": np.arange(32)[None]}
 
 
-@given(st.sampled_from([0.5, 0.75, 0.9]), st.sampled_from(["global", "layer"]), st.integers(0, 99))
-def test_model_is_ranked_as_its_matrices(sparsity, scope, seed):
+@given(
+    st.sampled_from([0.5, 0.75, 0.9]),
+    st.sampled_from(["global", "layer"]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_model_is_ranked_as_its_matrices(sparsity, scope, grouped, seed):
     weights = make_weights(seed)
-    model = sparsify_model(weights, sparsity, scope=scope, tile_rows=16)
+    options = {"scope": scope, "tile_rows": 16, "group_rows": grouped}
+    model = sparsify_model(weights, sparsity, **options)
     matrices = {n: weights[n].reshape(weights[n].shape[0], -1) for n in model.matrices}
     assert list(matrices) == ["block.up.weight", "block.down.weight", "conv.weight"]
-    masks = prune.global_masks(
-        {n: np.abs(m) for n, m in matrices.items()}, sparsity, scope=scope, tile_rows=16
-    )
+    scores = {n: np.abs(m) for n, m in matrices.items()}
+    masks = prune.global_masks(scores, sparsity, **options)
     kept = total = 0
     for layer in model.layers:
         A, W, mask = model.matrices[layer.name], matrices[layer.name], masks[layer.name]

@@ -118,6 +118,7 @@ def sparsify_model(
         Called with a list of what is to be done, yields it again: ``tqdm.tqdm`` is one.
     **ranking
         Further options of `prune.global_selections`: ``scope``, ``floor``, ``tile_rows``, ...
+        Rows are grouped only if asked, with ``group_rows=True``; see `sparsify`.
 
     Returns
     -------
@@ -169,7 +170,8 @@ def sparsify_model(
     worth = _split({n: _scored(n, w, given) for n, w in chosen.items()}, layers)
     if selections is None:
         assert sparsity is not None
-        selections = global_selections(worth, sparsity, pattern, progress=progress, **ranking)
+        options = {"group_rows": False, **ranking}  # as in `sparsify`
+        selections = global_selections(worth, sparsity, pattern, progress=progress, **options)
     elif ranking:
         raise FormatError(f"{min(ranking)} says how to rank; with selections nothing is ranked.")
     _check_selections(matrices, selections)

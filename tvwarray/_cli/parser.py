@@ -206,13 +206,12 @@ def _prune(p: ArgumentParser) -> None:
         help="least share of its part that a matrix keeps when all are ranked together "
         f"(default: {DEFAULT_FLOOR})",
     )
-    for name, what in (
-        ("--permute", "search which columns share a group of 2:4"),
-        ("--group-rows", "put rows into the tiles that keep most of them"),
+    for name, default, what in (
+        ("--permute", True, "search which columns share a group of 2:4"),
+        ("--group-rows", False, "put rows into the tiles that keep most of them"),
     ):
-        p.add_argument(
-            name, action=BooleanOptionalAction, default=True, help=f"{what} (default: yes)"
-        )
+        shown = f"{what} (default: {'yes' if default else 'no'})"
+        p.add_argument(name, action=BooleanOptionalAction, default=default, help=shown)
     p.add_argument("--report", metavar="JSON", help="write what became of each matrix")
     p.add_argument("--pictures", metavar="FOLDER", help="draw each matrix there, an .svg each")
 
