@@ -23,8 +23,8 @@ import suite
 import tvwarray
 from tvwarray._cli.machine import machine_line
 from tvwarray._convert.sparse import canonical
-from tvwarray._slots import FORMS, lay_out
-from tvwarray._tiles import choose_tiles
+from tvwarray._layouts.slots import FORMS, lay_out
+from tvwarray._layouts.tiles import choose_tiles
 
 HEIGHTS = (16, 32, 64, 128)
 

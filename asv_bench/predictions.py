@@ -23,11 +23,12 @@ import suite
 from scipy.optimize import nnls
 
 import tvwarray
-from tvwarray import _advice, _cpu_cost
+from tvwarray import _advice
 from tvwarray._analyze import bsr_blocks
-from tvwarray._calibrate import this_machine
 from tvwarray._cli.machine import machine_line, threads
 from tvwarray._convert.sparse import canonical
+from tvwarray._costs import cpu as cpu_cost
+from tvwarray._costs.calibrate import this_machine
 
 COUNTS = (1, 8, 64, 512)
 """Right-hand sides."""
@@ -213,7 +214,7 @@ def fit(matrices: dict[str, sp.csr_array], seconds: Seconds) -> None:
         work = next((t for t in reports if t.tile_rows == tile_rows), reports[-1]).work
         for key, measured in seconds[name].items():
             way, n = key.split()
-            kernel, counts = _cpu_cost.counts(way, work, int(n))
+            kernel, counts = cpu_cost.counts(way, work, int(n))
             found.setdefault(kernel, []).append((f"{name} n={n}", counts, measured))
     for kernel in sorted(found):
         names, rows, times = zip(*found[kernel], strict=True)
@@ -248,16 +249,16 @@ def fitted(counts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 def report(matrices: dict[str, sp.csr_array], seconds: Seconds) -> None:
     """Print predicted over measured times of every matrix, as `analyze` predicts them."""
-    ways = [f"{way} {n}" for way in _cpu_cost.WAYS for n in COUNTS]
-    print(f"\n| matrix | {' | '.join(f'{way}, n = 1 / 8 / 64 / 512' for way in _cpu_cost.WAYS)} |")
-    print("|---" * (1 + len(_cpu_cost.WAYS)) + "|")
+    ways = [f"{way} {n}" for way in cpu_cost.WAYS for n in COUNTS]
+    print(f"\n| matrix | {' | '.join(f'{way}, n = 1 / 8 / 64 / 512' for way in cpu_cost.WAYS)} |")
+    print("|---" * (1 + len(cpu_cost.WAYS)) + "|")
     ratios: dict[str, list[float]] = {key: [] for key in ways}
     for name, a in matrices.items():
         tile_rows = tvwarray.TVWMatrix(a).tile_rows
         reports = tvwarray.analyze(a, device="cpu").tiles
         work = next((t for t in reports if t.tile_rows == tile_rows), reports[-1]).work
         cells = []
-        for way in _cpu_cost.WAYS:
+        for way in cpu_cost.WAYS:
             shown = []
             for n in COUNTS:
                 if f"{way} {n}" not in seconds[name]:
@@ -270,7 +271,7 @@ def report(matrices: dict[str, sp.csr_array], seconds: Seconds) -> None:
             cells.append(" / ".join(shown))
         print(f"| {name} | {' | '.join(cells)} |")
     print()
-    for way in _cpu_cost.WAYS:
+    for way in cpu_cost.WAYS:
         of_way = np.concatenate([ratios[f"{way} {n}"] for n in COUNTS])
         print(f"{way}: {summary(of_way)}")
     print(f"all: {summary(np.concatenate(list(ratios.values())))}")

@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from tvwarray import _exchange, _first_fit, _group_rows, _hidden, _permute, _slots, _tiles
 from tvwarray._convert import build
+from tvwarray._layouts import exchange, first_fit, group_rows, hidden, permute, slots, tiles
 from tvwarray._native import native, why_not_native
 
 REQUIRED = os.environ.get("TVWARRAY_REQUIRE_NATIVE") == "1"
@@ -33,13 +33,13 @@ def on(path: str) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for module in (
-            _exchange,
-            _first_fit,
-            _group_rows,
-            _hidden,
-            _permute,
-            _tiles,
-            _slots,
+            exchange,
+            first_fit,
+            group_rows,
+            hidden,
+            permute,
+            tiles,
+            slots,
             build,
         ):
             stack.enter_context(mock.patch.object(module, "native", return_value=None))

@@ -21,7 +21,7 @@ from strategies import KINDS, pattern, seeds, two_four_mask
 import tvwarray
 from tvwarray import FormatError, TVWMatrix, _advice, _analyze, analyze
 from tvwarray._kernels.devices import DEVICES
-from tvwarray._pattern import pattern_of_mask
+from tvwarray._layouts.pattern import pattern_of_mask
 
 
 @pytest.mark.parametrize("kind", KINDS)

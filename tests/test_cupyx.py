@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from strategies import NARROW, storages
 
 from tvwarray import BackendError, FormatError, TVWMatrix
-from tvwarray._cupyx import assemble
 from tvwarray._entries import entries
+from tvwarray._sparray.cupyx import assemble
 
 FORMATS = ["csr", "csc", "coo"]
 

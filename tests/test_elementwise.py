@@ -16,8 +16,8 @@ from strategies import storages
 from test_arithmetic import matrices
 
 from tvwarray import TVWMatrix
-from tvwarray._elementwise import ZERO_PRESERVING
 from tvwarray._entries import entries, merged
+from tvwarray._sparray.elementwise import ZERO_PRESERVING
 
 REAL = ["float32", "float64", "int32"]
 

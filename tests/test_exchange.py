@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from native_paths import needs_native, on, on_both, paths
 from strategies import seeds
 
-from tvwarray._exchange import exchange_rows, kept_sums, whole_scores
+from tvwarray._layouts.exchange import exchange_rows, kept_sums, whole_scores
 from tvwarray._native import native
 
 

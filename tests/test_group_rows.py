@@ -18,9 +18,9 @@ from native_paths import on, paths
 from strategies import seeds, two_four_mask
 
 from tvwarray import FormatError
-from tvwarray._group_rows import _hashed, group_rows
-from tvwarray._pattern import Pattern
-from tvwarray._tiles import choose_tiles, cut, natural_tiles
+from tvwarray._layouts.group_rows import _hashed, group_rows
+from tvwarray._layouts.pattern import Pattern
+from tvwarray._layouts.tiles import choose_tiles, cut, natural_tiles
 
 
 def rows_and_shape(keep):

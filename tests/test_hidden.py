@@ -15,7 +15,7 @@ from test_pack_columns import longest, planes_of
 
 import tvwarray
 from tvwarray import TVWMatrix
-from tvwarray._hidden import hidden_groups
+from tvwarray._layouts.hidden import hidden_groups
 
 
 def met(keep, groups):

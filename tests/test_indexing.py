@@ -14,7 +14,7 @@ from strategies import storages
 from test_arithmetic import matrices
 
 from tvwarray import TVWMatrix
-from tvwarray._indexing import take_rows
+from tvwarray._sparray.indexing import take_rows
 
 
 def parts(draw: st.DrawFn, length: int) -> Any:

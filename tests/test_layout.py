@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvwarray import TVWMatrix
-from tvwarray._first_fit import first_fit
+from tvwarray._layouts.first_fit import first_fit
 
 
 def planes(keep):
@@ -56,14 +56,14 @@ def test_first_fit_is_the_greedy_one(tiles):
 
 
 def test_first_fit_in_chunks(monkeypatch):
-    from tvwarray import _first_fit
+    from tvwarray._layouts import first_fit as first_fit_module
 
     rng = np.random.default_rng(0)
     tiles = [
         planes(k[:, k.any(axis=0)]) for k in (rng.random((64, n)) < 0.2 for n in (30, 200, 7, 90))
     ]
     whole = first_fit(tiles)
-    monkeypatch.setattr(_first_fit, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(first_fit_module, "_CHUNK_BYTES", 1000)
     for a, b in zip(whole, first_fit(tiles), strict=True):
         np.testing.assert_array_equal(a, b)
 

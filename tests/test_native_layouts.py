@@ -12,13 +12,13 @@ from native_paths import needs_native, on_both
 from strategies import seeds
 from test_pack_columns import longest, planes_of, tiles
 
-from tvwarray._first_fit import first_fit, pack_columns
-from tvwarray._group_rows import group_rows
+from tvwarray._layouts.first_fit import first_fit, pack_columns
+from tvwarray._layouts.group_rows import group_rows
+from tvwarray._layouts.pattern import pattern_of_mask
+from tvwarray._layouts.permute import permute_slots, replacement_gains
+from tvwarray._layouts.slots import lay_out
+from tvwarray._layouts.tiles import choose_tiles, cut
 from tvwarray._native import native
-from tvwarray._pattern import pattern_of_mask
-from tvwarray._permute import permute_slots, replacement_gains
-from tvwarray._slots import lay_out
-from tvwarray._tiles import choose_tiles, cut
 
 pytestmark = needs_native
 
@@ -98,12 +98,12 @@ def test_slots(keep, grouped, spread, seed):
 
 def test_row_orders_with_hubs_and_crowds(monkeypatch):
     """Columns above the hub limit, and more candidates than a tile takes."""
-    from tvwarray import _group_rows
+    from tvwarray._layouts import group_rows as group_rows_module
 
     rng = np.random.default_rng(0)
     keep = rng.random((400, 50)) < np.linspace(0.01, 0.8, 50)
     equal(*on_both(lambda: group_rows(*csr(keep), 32)))
-    monkeypatch.setattr(_group_rows, "_CANDIDATES", (20, 0))
+    monkeypatch.setattr(group_rows_module, "_CANDIDATES", (20, 0))
     equal(*on_both(lambda: group_rows(*csr(keep), 32)))
 
 

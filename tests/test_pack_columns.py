@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from native_paths import on, paths
 from strategies import seeds
 
-from tvwarray import _first_fit
-from tvwarray._first_fit import fill_groups, first_fit, fit_open, pack_columns
+from tvwarray._layouts import first_fit as first_fit_module
+from tvwarray._layouts.first_fit import fill_groups, first_fit, fit_open, pack_columns
 
 
 def planes_of(keep):
@@ -194,7 +194,7 @@ def test_tiles_that_advance_together_in_chunks(monkeypatch):
     made = [k[:, k.any(axis=0)] for k in (rng.random(shape) < 0.2 for shape in shapes)]
     with on("numpy"):
         whole = first_fit([planes_of(k) for k in made])
-        monkeypatch.setattr(_first_fit, "_CHUNK_BYTES", 1000)
+        monkeypatch.setattr(first_fit_module, "_CHUNK_BYTES", 1000)
         parts = first_fit([planes_of(k) for k in made])
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from native_paths import on, paths
 from strategies import seeds
 
-from tvwarray import FormatError, _permute
-from tvwarray._permute import permute_slots, replacement_gains
+from tvwarray import FormatError
+from tvwarray._layouts import permute
+from tvwarray._layouts.permute import permute_slots, replacement_gains
 
 
 def kept(scores, order):
@@ -142,9 +143,9 @@ def test_tiles_of_many_columns_are_searched_in_parts(path, rows, columns, seed):
         searched.append(part.shape[0])
         return start
 
-    with on(path), mock.patch.multiple(_permute, _WHOLE=24, _PART=16):
+    with on(path), mock.patch.multiple(permute, _WHOLE=24, _PART=16):
         order = permute_slots(scores)
-        with mock.patch.object(_permute, "_search", spy):
+        with mock.patch.object(permute, "_search", spy):
             if path == "numpy":
                 permute_slots(scores)
     assert sorted(order[order >= 0].tolist()) == list(range(columns))

@@ -16,8 +16,8 @@ import tvwarray
 from tvwarray import TVWMatrix
 from tvwarray._cli.weights import cached_model, installed_model
 from tvwarray._convert.sparse import canonical
-from tvwarray._slots import lay_out
-from tvwarray._tiles import choose_tiles, natural_tiles
+from tvwarray._layouts.slots import lay_out
+from tvwarray._layouts.tiles import choose_tiles, natural_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::tvwarray.EfficiencyWarning")
 

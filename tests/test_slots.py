@@ -15,10 +15,11 @@ from native_paths import on, paths
 from strategies import KINDS, pattern, seeds, two_four_mask
 
 import tvwarray
-from tvwarray import FormatError, TVWMatrix, _slots
-from tvwarray._pattern import pattern_of_mask
-from tvwarray._slots import FORMS, lay_out
-from tvwarray._tiles import choose_tiles, cut, natural_tiles
+from tvwarray import FormatError, TVWMatrix
+from tvwarray._layouts import slots as slots_module
+from tvwarray._layouts.pattern import pattern_of_mask
+from tvwarray._layouts.slots import FORMS, lay_out
+from tvwarray._layouts.tiles import choose_tiles, cut, natural_tiles
 
 vectors = st.sampled_from([(2, 4), None])
 
@@ -142,7 +143,7 @@ def test_columns_that_stand_in_several_slots_multiply_once():
 
 
 def test_layouts_that_int32_cannot_count(monkeypatch):
-    monkeypatch.setattr(_slots, "INDEX_MAX", 31)
+    monkeypatch.setattr(slots_module, "INDEX_MAX", 31)
     with pytest.raises(FormatError, match=r"2\*\*31 - 1 column slots"):
         TVWMatrix.from_dense(np.ones((40, 20)), tile_rows=16)
 

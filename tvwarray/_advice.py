@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import scipy.sparse as sp
 
-from tvwarray._cpu_cost import REFERENCE, Way, work_of
+from tvwarray._costs.cpu import REFERENCE, Way, work_of
 from tvwarray._describe import csr_nbytes
 from tvwarray._dtypes import FLOAT32
 from tvwarray._storage import TVWStorage

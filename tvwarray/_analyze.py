@@ -2,7 +2,7 @@
 
 For each height of tiles the rows are ordered and the slots found as a conversion would, for large
 matrices of a sample of the tiles; values are never moved. Times come from two models: one CPU core
-(`_cpu_cost`) and the GPUs known by name (`_kernels.cost`).
+(`_costs.cpu`) and the GPUs known by name (`_kernels.cost`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ import numpy as np
 import scipy.sparse as sp
 
 from tvwarray._advice import recommend
-from tvwarray._calibrate import this_machine
 from tvwarray._convert.sparse import canonical
-from tvwarray._cpu_cost import PANEL_COLUMNS, WAYS, Machine, Way, Work
+from tvwarray._costs.calibrate import this_machine
+from tvwarray._costs.cpu import PANEL_COLUMNS, WAYS, Machine, Way, Work
+from tvwarray._costs.gpu import gpu_seconds
 from tvwarray._describe import bytes_text, time_text
 from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._gpu_cost import gpu_seconds
 from tvwarray._kernels.devices import DEVICES, Device, named_device
-from tvwarray._layout import pruned_tiles
+from tvwarray._layouts.find import pruned_tiles
+from tvwarray._layouts.pattern import Pattern, pattern_of_mask
+from tvwarray._layouts.slots import FORMS, lay_out
+from tvwarray._layouts.tiles import (
+    OrderName,
+    RowTiles,
+    choose_tiles,
+    distinct_columns,
+    natural_tiles,
+)
 from tvwarray._namespace import dtype_of, nonzero_mask, to_host
-from tvwarray._pattern import Pattern, pattern_of_mask
-from tvwarray._slots import FORMS, lay_out
 from tvwarray._storage import HostArray, Vector, check_header
-from tvwarray._tiles import OrderName, RowTiles, choose_tiles, distinct_columns, natural_tiles
 
 HEIGHTS: Final = (16, 32, 64, 128)
 """The heights of tiles that are analyzed."""

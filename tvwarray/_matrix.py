@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import scipy.sparse as sp
 
-from tvwarray import _components, _convert, _describe, _elementwise, _frameworks
+from tvwarray import _components, _convert, _describe, _frameworks
 from tvwarray._advice import warn_if_it_cannot_pay
-from tvwarray._construct import check_shape, construct
-from tvwarray._cupyx import to_cupyx
 from tvwarray._dtypes import value_dtype
-from tvwarray._layout import LayoutName
+from tvwarray._layouts.find import LayoutName
+from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, device_of, from_host, to_host
-from tvwarray._operations import Operations
 from tvwarray._partition import Part, Partition, split
-from tvwarray._scipy import registered
+from tvwarray._sparray import elementwise
+from tvwarray._sparray.construct import check_shape, construct
+from tvwarray._sparray.cupyx import to_cupyx
+from tvwarray._sparray.operations import Operations
+from tvwarray._sparray.registration import registered
 from tvwarray._spy import spy
 from tvwarray._storage import Tile, Tiles, TVWStorage, Vector
-from tvwarray._tiles import TileRows
 from tvwarray.prune.selection import Selection
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class TVWMatrix(Operations, sp.sparray):
             warn_if_it_cannot_pay(self._storage)
             self._transposed = False
         if dtype is not None:
-            self._storage = _elementwise.astype(self._storage, value_dtype(dtype))
+            self._storage = elementwise.astype(self._storage, value_dtype(dtype))
 
     @classmethod
     def from_dense(
@@ -339,7 +340,7 @@ class TVWMatrix(Operations, sp.sparray):
 
     def astype(self, dtype: Any, casting: str = "unsafe", copy: bool = True) -> TVWMatrix:
         """Cast the values; the layout is shared. `casting` is that of ``numpy.can_cast``."""
-        storage = _elementwise.astype(self._storage, value_dtype(dtype), casting)
+        storage = elementwise.astype(self._storage, value_dtype(dtype), casting)
         if storage is self._storage:
             return self.totvw(copy)
         return self.from_storage(storage, transposed=self._transposed)

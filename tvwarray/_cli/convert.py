@@ -19,7 +19,7 @@ from tvwarray._cli.output import FIGURES, check_output, figures, write
 from tvwarray._cli.progress import progress
 from tvwarray._cli.table import text_table
 from tvwarray._dtypes import NARROW_FLOATS, value_dtype
-from tvwarray._layout import LayoutName
+from tvwarray._layouts.find import LayoutName
 from tvwarray._matrix import TVWMatrix
 from tvwarray.prune import magnitude
 

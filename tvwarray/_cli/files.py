@@ -32,7 +32,7 @@ from tvwarray._cli.model import read_header, read_tensor
 from tvwarray._dtypes import VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
 from tvwarray._io.npz import HEADER_MEMBER
-from tvwarray._layout import LayoutName
+from tvwarray._layouts.find import LayoutName
 from tvwarray._matrix import TVWMatrix
 from tvwarray._storage import HostArray
 

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._layout import Layout
+from tvwarray._layouts.find import Layout
+from tvwarray._layouts.pattern import Pattern
 from tvwarray._namespace import nonzero_mask
 from tvwarray._native import native
-from tvwarray._pattern import Pattern
 from tvwarray._storage import SLOT_MULTIPLE, HostArray, TVWStorage
 from tvwarray._two_four import NIBBLE_OF_MASK
 

@@ -24,7 +24,7 @@ import numpy as np
 from tvwarray._convert.dense import dense_rows
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import make_layout
+from tvwarray._layouts.find import make_layout
 from tvwarray._namespace import (
     Array,
     array_namespace,

@@ -7,11 +7,11 @@ import numpy as np
 from tvwarray._convert.build import fill
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import Layout, LayoutName, find_layout
+from tvwarray._layouts.find import Layout, LayoutName, find_layout
+from tvwarray._layouts.pattern import pattern_of_mask
+from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, nonzero_mask, to_host
-from tvwarray._pattern import pattern_of_mask
 from tvwarray._storage import HostArray, TVWStorage, Vector
-from tvwarray._tiles import TileRows
 from tvwarray._two_four import expand_24
 
 

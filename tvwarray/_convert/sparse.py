@@ -11,9 +11,10 @@ import scipy.sparse as sp
 from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
-from tvwarray._layout import LayoutName, find_layout, make_layout
+from tvwarray._layouts.find import LayoutName, find_layout, make_layout
+from tvwarray._layouts.pattern import Pattern
+from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, from_host, nonzero_mask, to_host
-from tvwarray._pattern import Pattern
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
@@ -23,7 +24,6 @@ from tvwarray._storage import (
     Vector,
     check_header,
 )
-from tvwarray._tiles import TileRows
 from tvwarray._two_four import positions_24
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._layout import Layout
+from tvwarray._layouts.find import Layout
 from tvwarray._namespace import Array, to_host
 from tvwarray._storage import HostArray
 

@@ -27,7 +27,7 @@ from tvwarray._errors import FormatError
 from tvwarray._io.header import parse_json
 from tvwarray._io.safely import PathLike, reading, replacing
 from tvwarray._io.safetensors import SafetensorsSource, write
-from tvwarray._layout import Layout
+from tvwarray._layouts.find import Layout
 from tvwarray._storage import SLOT_MULTIPLE, HostArray
 from tvwarray.prune.selection import Selection
 

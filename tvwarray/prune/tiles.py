@@ -7,7 +7,7 @@ of all layers compete (`budget`)::
     tile 1   c3 c8 c5 c7 | c2 ..    | ..        counts are whole groups and nothing is rounded
 
 Rows are grouped by turns: columns are ranked given the tiles, then rows change places between tiles
-given the columns (`_exchange`), so that each stands where its scores are kept.
+given the columns (`_layouts.exchange`), so that each stands where its scores are kept.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tvwarray._exchange import exchange_rows, kept_sums, whole_scores
-from tvwarray._layout import Layout, make_layout
-from tvwarray._permute import permute_slots
+from tvwarray._layouts.exchange import exchange_rows, kept_sums, whole_scores
+from tvwarray._layouts.find import Layout, make_layout
+from tvwarray._layouts.permute import permute_slots
 from tvwarray._storage import HostArray, Vector
 from tvwarray.prune.blocks import n_of_m
 from tvwarray.prune.budget import Regions, choose

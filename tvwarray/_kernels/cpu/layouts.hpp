@@ -3,12 +3,12 @@
 // Twins compare integers, or doubles that are sums of integers below 2^53 and so do not depend on the
 // order of the additions; what decides between equals is the same too. Who changes one changes both:
 //
-//   layouts_hidden.cpp     tvwarray/_hidden.py
-//   layouts_pack.cpp       tvwarray/_first_fit.py
-//   layouts_tiles.cpp      tvwarray/_slots.py, tvwarray/_tiles.py, tvwarray/_convert/build.py
-//   layouts_rows.cpp       tvwarray/_group_rows.py
-//   layouts_permute.cpp    tvwarray/_permute.py
-//   layouts_exchange.cpp   tvwarray/_exchange.py
+//   layouts_hidden.cpp     tvwarray/_layouts/hidden.py
+//   layouts_pack.cpp       tvwarray/_layouts/first_fit.py
+//   layouts_tiles.cpp      tvwarray/_layouts/slots.py, tvwarray/_layouts/tiles.py, tvwarray/_convert/build.py
+//   layouts_rows.cpp       tvwarray/_layouts/group_rows.py
+//   layouts_permute.cpp    tvwarray/_layouts/permute.py
+//   layouts_exchange.cpp   tvwarray/_layouts/exchange.py
 #pragma once
 
 #include <cstddef>

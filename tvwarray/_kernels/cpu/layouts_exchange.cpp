@@ -1,4 +1,4 @@
-// Exchange of rows between tiles, each to where it keeps most; see tvwarray/_exchange.py.
+// Exchange of rows between tiles, each to where it keeps most; see tvwarray/_layouts/exchange.py.
 #include <algorithm>
 #include <limits>
 

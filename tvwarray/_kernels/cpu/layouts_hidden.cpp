@@ -1,4 +1,4 @@
-// Groups that a permutation of the columns hides; the picture is in tvwarray/_hidden.py.
+// Groups that a permutation of the columns hides; the picture is in tvwarray/_layouts/hidden.py.
 #include <algorithm>
 #include <array>
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t kSlotMultiple = 16;
 
-// When `pack_columns` goes on; _first_fit.py says why.
+// When `pack_columns` goes on; _layouts/first_fit.py says why.
 constexpr size_t kNear = 8, kClose = 100;
 constexpr double kMostWork = double(1 << 28);
 

@@ -14,7 +14,7 @@
 namespace tvw {
 namespace {
 
-constexpr size_t kMostHidden = 4096;  // columns; _hidden.py says why
+constexpr size_t kMostHidden = 4096;  // columns; _layouts/hidden.py says why
 
 size_t rounded(size_t slots) { return (slots + 15) / 16 * 16; }
 

@@ -14,9 +14,9 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from tvwarray._group_rows import degree_order, group_rows
+from tvwarray._layouts.group_rows import degree_order, group_rows
+from tvwarray._layouts.pattern import Pattern
 from tvwarray._native import native
-from tvwarray._pattern import Pattern
 from tvwarray._storage import SLOT_MULTIPLE, HostArray, Vector
 
 TileRows = int | Literal["auto"]

@@ -11,9 +11,9 @@ from tvwarray import _convert
 from tvwarray._dtypes import value_dtype
 from tvwarray._errors import FormatError
 from tvwarray._frameworks import handler_of
+from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import is_array
 from tvwarray._storage import TVWStorage, Vector
-from tvwarray._tiles import TileRows
 
 
 def construct(

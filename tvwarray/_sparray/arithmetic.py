@@ -23,9 +23,9 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from tvwarray import _elementwise
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, device_of, is_array
+from tvwarray._sparray import elementwise
 from tvwarray._storage import TVWStorage
 
 
@@ -85,7 +85,7 @@ class Kind(Enum):
 
 def classify(other: Any) -> tuple[Kind, Any]:
     """Return what `other` is, and `other` as an array or a matrix of scipy.sparse."""
-    if _elementwise.is_scalar(other):
+    if elementwise.is_scalar(other):
         return Kind.SCALAR, other
     if getattr(other, "format", None) == "tvw":
         return Kind.SPARSE, other.host_csr("the operation")
@@ -144,7 +144,7 @@ def multiply(A: Matrix, other: Any) -> Any:
     """Return ``A * other``, element by element: a storage where the pattern stays."""
     kind, other = classify(other)
     if kind is Kind.SCALAR:
-        return _elementwise.apply(A.storage, lambda data: data * other)
+        return elementwise.apply(A.storage, lambda data: data * other)
     if kind is Kind.SPARSE:
         return _as_csr(A.host_csr("*").multiply(other))
     if kind is Kind.DENSE and other.size == 1 and other.ndim <= 2:
@@ -154,7 +154,7 @@ def multiply(A: Matrix, other: Any) -> Any:
         if axis is None:
             return _as_csr(A.host_csr("*").multiply(other))
         factors = array_namespace(other).reshape(other, (-1,))
-        return _elementwise.scale(A.storage, factors, 1 - axis if A.transposed else axis)
+        return elementwise.scale(A.storage, factors, 1 - axis if A.transposed else axis)
     return NotImplemented
 
 
@@ -165,7 +165,7 @@ def divide(A: Matrix, other: Any, *, keep_dtype: bool = False) -> Any:
     """
     kind, other = classify(other)
     if kind is Kind.SCALAR:
-        return _elementwise.divide(A.storage, other, keep_dtype=keep_dtype)
+        return elementwise.divide(A.storage, other, keep_dtype=keep_dtype)
     if kind is Kind.SPARSE:
         csr = A.host_csr("/")
         if csr.dtype.kind != "c" == other.dtype.kind:  # scipy would drop the imaginary parts

@@ -15,9 +15,10 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._pattern import Pattern
-from tvwarray._slots import FORMS, Slots, check_count, crowded_groups, lay_out, tile_pattern
-from tvwarray._spill import spill
+from tvwarray._layouts.pattern import Pattern
+from tvwarray._layouts.slots import FORMS, Slots, check_count, crowded_groups, lay_out, tile_pattern
+from tvwarray._layouts.spill import spill
+from tvwarray._layouts.tiles import HEIGHTS, RowTiles, TileRows, choose_tiles, natural_tiles
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     MAX_TILE_ROWS,
@@ -26,7 +27,6 @@ from tvwarray._storage import (
     Vector,
     check_header,
 )
-from tvwarray._tiles import HEIGHTS, RowTiles, TileRows, choose_tiles, natural_tiles
 
 LayoutName = Literal["lossless", "exact", "hybrid"]
 
@@ -77,7 +77,7 @@ def find_layout(
     pattern : Pattern
         Where the matrix holds entries.
     tile_rows : int or "auto"
-        The most rows of a tile; see `_tiles`.
+        The most rows of a tile; see `_layouts.tiles`.
     vector : (2, 4) or None
         How many values each group of slots stores.
     layout : {"lossless", "exact", "hybrid"}

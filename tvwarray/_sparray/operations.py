@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import scipy.sparse as sp
 
-from tvwarray import (
-    _arithmetic,
-    _components,
-    _convert,
-    _elementwise,
-    _indexing,
-    _products,
-    _protocols,
-)
+from tvwarray import _components, _convert
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._namespace import Array
+from tvwarray._sparray import arithmetic, elementwise, indexing, products, protocols
 from tvwarray._storage import TVWStorage
 
 if TYPE_CHECKING:
@@ -36,7 +29,7 @@ _EDIT = "edit s = A.tolil() and convert it back with TVWMatrix(s)."
 
 def _function(name: str) -> Callable[[Any], Any]:
     def method(self: Operations) -> Operations:
-        return self._like(_elementwise.unary(self._storage, name))
+        return self._like(elementwise.unary(self._storage, name))
 
     method.__name__, method.__qualname__ = name, f"Operations.{name}"
     method.__doc__ = f"Return ``numpy.{name}`` of every element; zeros stay zeros."
@@ -118,7 +111,7 @@ class Operations:
         BackendError
             If it lies elsewhere: nothing is copied to the host unasked.
         """
-        _arithmetic.check_host(self._storage, what)
+        arithmetic.check_host(self._storage, what)
         return self.tocsr()
 
     def copy(self) -> Self:
@@ -142,10 +135,10 @@ class Operations:
         return self * other if np.isscalar(other) else self @ other
 
     def __matmul__(self, other: Any) -> Any:
-        return _products.product(self, other)
+        return products.product(self, other)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return _products.reflected(self.T, other)
+        return products.reflected(self.T, other)
 
     def matvec(self, x: Array) -> Array:
         """Return ``A @ x``, as ``scipy.sparse.linalg.LinearOperator`` calls it."""
@@ -153,26 +146,26 @@ class Operations:
 
     def rmatvec(self, x: Array) -> Array:
         """Return ``A.conj().T @ x``."""
-        return _products.adjoint_product(self.T, x)
+        return products.adjoint_product(self.T, x)
 
     matmat, rmatmat = matvec, rmatvec
 
     # Arithmetic
 
     def __add__(self, other: Any) -> Any:
-        return self._result(_arithmetic.add(self, other))
+        return self._result(arithmetic.add(self, other))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
-        return self._result(_arithmetic.subtract(self, other))
+        return self._result(arithmetic.subtract(self, other))
 
     def __rsub__(self, other: Any) -> Any:
-        result = _arithmetic.subtract_from(self, other)
+        result = arithmetic.subtract_from(self, other)
         return -self if result is None else result
 
     def __mul__(self, other: Any) -> Any:
-        return self._result(_arithmetic.multiply(self, other))
+        return self._result(arithmetic.multiply(self, other))
 
     def __rmul__(self, other: Any) -> Any:
         if isinstance(other, sp.spmatrix):  # whose * is the product, whatever stands on its right
@@ -187,10 +180,10 @@ class Operations:
         return self * other
 
     def __truediv__(self, other: Any) -> Any:
-        return self._result(_arithmetic.divide(self, other))
+        return self._result(arithmetic.divide(self, other))
 
     def __itruediv__(self, other: Any) -> Any:
-        return self._result(_arithmetic.divide(self, other, keep_dtype=True))
+        return self._result(arithmetic.divide(self, other, keep_dtype=True))
 
     def __pow__(self, n: Any) -> Self:
         return self.power(n)
@@ -204,35 +197,35 @@ class Operations:
             If `n` is no scalar, or zero, which would make every element one.
         """
         kind = None if dtype is None else value_dtype(dtype)
-        return self._like(_elementwise.power(self._storage, n, kind))
+        return self._like(elementwise.power(self._storage, n, kind))
 
     def maximum(self, other: Any) -> Any:
         """Return the larger of each two elements: a ``csr_array``, dense where `other` is."""
-        return _arithmetic.extremum(self, other, "maximum")
+        return arithmetic.extremum(self, other, "maximum")
 
     def minimum(self, other: Any) -> Any:
         """Return the smaller of each two elements: a ``csr_array``, dense where `other` is."""
-        return _arithmetic.extremum(self, other, "minimum")
+        return arithmetic.extremum(self, other, "minimum")
 
     # Comparisons: boolean csr_array, dense where the other side is
 
     def __eq__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.eq)
+        return arithmetic.compare(self, other, operator.eq)
 
     def __ne__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.ne)
+        return arithmetic.compare(self, other, operator.ne)
 
     def __lt__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.lt)
+        return arithmetic.compare(self, other, operator.lt)
 
     def __le__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.le)
+        return arithmetic.compare(self, other, operator.le)
 
     def __gt__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.gt)
+        return arithmetic.compare(self, other, operator.gt)
 
     def __ge__(self, other: object) -> Any:
-        return _arithmetic.compare(self, other, operator.ge)
+        return arithmetic.compare(self, other, operator.ge)
 
     # Functions of each element that keep zeros
 
@@ -243,34 +236,34 @@ class Operations:
     sign, sqrt = map(_function, ("sign", "sqrt"))
 
     def __neg__(self) -> Self:
-        return self._like(_elementwise.negate(self._storage))
+        return self._like(elementwise.negate(self._storage))
 
     def __pos__(self) -> Self:
         return self
 
     def __abs__(self) -> Self:
-        return self._like(_elementwise.apply_function(self._storage, abs))
+        return self._like(elementwise.apply_function(self._storage, abs))
 
     def __round__(self, ndigits: int = 0) -> Self:
-        return self._like(_elementwise.round_to(self._storage, ndigits))
+        return self._like(elementwise.round_to(self._storage, ndigits))
 
     def conjugate(self, copy: bool = True) -> Self:
         """Return the complex conjugate; this very matrix if it is real and not `copy`."""
         if self.dtype.kind != "c":
             return self.copy() if copy else self
-        return self._like(_elementwise.conjugate(self._storage))
+        return self._like(elementwise.conjugate(self._storage))
 
     conj = conjugate
 
     @property
     def real(self) -> Self:
         """The real parts."""
-        return self._like(_elementwise.real(self._storage))
+        return self._like(elementwise.real(self._storage))
 
     @property
     def imag(self) -> Self:
         """The imaginary parts."""
-        return self._like(_elementwise.imag(self._storage))
+        return self._like(elementwise.imag(self._storage))
 
     # Reductions, by scipy: scalars, and flat arrays with an axis
 
@@ -325,7 +318,7 @@ class Operations:
     # Parts
 
     def __getitem__(self, key: Any) -> Any:
-        return self._result(_indexing.getitem(self, key))
+        return self._result(indexing.getitem(self, key))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.host_csr("iteration"))
@@ -385,10 +378,10 @@ class Operations:
     # Protocols
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return _protocols.array_ufunc(self, ufunc, method, inputs, kwargs)
+        return protocols.array_ufunc(self, ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _protocols.array_function(self, func, args, kwargs)
+        return protocols.array_function(self, func, args, kwargs)
 
     def __dlpack__(self, **options: Any) -> Any:
         raise BufferError(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tvwarray._elementwise import ZERO_PRESERVING
+from tvwarray._sparray.elementwise import ZERO_PRESERVING
 
 BINARY: Final[Mapping[Any, tuple[str, str]]] = {
     np.add: ("__add__", "__radd__"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tvwarray._arithmetic import Matrix, check_host
 from tvwarray._convert import to_csr
 from tvwarray._namespace import Array, array_namespace, from_host, to_host
+from tvwarray._sparray.arithmetic import Matrix, check_host
 from tvwarray._storage import REMAINDER_FIELDS, SLOT_MULTIPLE, HostArray, TVWStorage
 
 _ALL = slice(None)

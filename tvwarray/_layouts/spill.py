@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._pattern import Pattern
-from tvwarray._slots import Slots, lay_out
+from tvwarray._layouts.pattern import Pattern
+from tvwarray._layouts.slots import Slots, lay_out
+from tvwarray._layouts.tiles import RowTiles
 from tvwarray._storage import HostArray, Vector
-from tvwarray._tiles import RowTiles
 
 MOST_BESIDE: Final = 0.15
 """The part of all entries that goes beside the tiles where no limit asks for more."""

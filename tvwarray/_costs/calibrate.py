@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from tvwarray._convert import from_sparse
-from tvwarray._cpu_cost import REFERENCE, Machine, Way, counts, work_of
+from tvwarray._costs.cpu import REFERENCE, Machine, Way, counts, work_of
 from tvwarray._kernels.cpu.threads import limit_threads
 from tvwarray._matmul import matmul
 from tvwarray._storage import TVWStorage

@@ -4,8 +4,8 @@ The first form that meets the tile's bound ``max(distinct columns, 2 * longest r
 
 1. the columns in their absolute groups ``column // 4`` (recognises a 2:4 matrix as it is);
 2. the kept columns, ascending, in fours (recognises a TVW matrix as it is);
-3. the same, found again where a permutation of the columns hides it (`_hidden`);
-4. packed: spread over groups with padding, crowded ones over several slots (`_first_fit`).
+3. the same, found again where a permutation of the columns hides it (`_layouts.hidden`);
+4. packed: spread over groups with padding, crowded ones over several slots (`_layouts.first_fit`).
 
 All tiles are laid out in the compiled extension where it is there; the code here is its twin.
 """
@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tvwarray._errors import FormatError
-from tvwarray._first_fit import first_fit, pack_columns
-from tvwarray._hidden import hidden_groups
+from tvwarray._layouts.first_fit import first_fit, pack_columns
+from tvwarray._layouts.hidden import hidden_groups
+from tvwarray._layouts.pattern import Pattern
+from tvwarray._layouts.tiles import RowTiles
 from tvwarray._native import native
-from tvwarray._pattern import Pattern
 from tvwarray._storage import INDEX_MAX, SLOT_MULTIPLE, HostArray, Vector
-from tvwarray._tiles import RowTiles
 
 FORMS: Final = ("crowded", "absolute", "compact", "hidden", "packed")
 """The forms of a tile by their numbers; a crowded tile is one that "exact" layouts lack."""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_cupy_array
 
-from tvwarray._arithmetic import Kind, Matrix, classify
 from tvwarray._frameworks import handler_of
 from tvwarray._matmul import matmul
 from tvwarray._namespace import Array, array_namespace
+from tvwarray._sparray.arithmetic import Kind, Matrix, classify
 
 
 def product(A: Matrix, other: Any) -> Any:

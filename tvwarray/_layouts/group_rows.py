@@ -1,6 +1,6 @@
 """Row orders: which rows stand together in a tile, so that tiles hold few distinct columns.
 
-Tiles are consecutive rows of an order. Beside the natural one there are two, and `_tiles` takes the
+Tiles are consecutive rows of an order. Beside the natural one there are two, and `tiles` takes the
 best:
 
 - by degree: rows with many entries first, since the longest row of a tile sets its slots;

@@ -1,0 +1,1 @@
+"""How long products take: `cpu` and `gpu` models, and `calibrate` to the machine at hand."""
