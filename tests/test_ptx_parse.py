@@ -134,7 +134,7 @@ def test_what_is_not_ptx(text: str, message: str) -> None:
             ParseError,
             "expected an operand",
         ),
-        ("wgmma.fence.sync.aligned;", UnknownOpcode, "wgmma"),
+        ("tcgen05.fence::before_thread_sync;", UnknownOpcode, "tcgen05"),
         ("add.u32 %r1, %rd1, %r2;", InvalidOperand, "64 bits, .u32 needs 32"),
         ("add.u64 %rd1, %rd2, %r2;", InvalidOperand, "32 bits"),
         ("mov.u32 %r1, nothing;", InvalidOperand, "not declared"),
