@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import scipy.sparse as sp
 
 import tvwarray
 
@@ -30,6 +31,14 @@ def weight(rows, cols, dtype="float32"):
 def pruned(rows, cols, sparsity, dtype="float32", tile_rows=128):
     """Return the weight pruned to tile-vector-wise sparsity."""
     return tvwarray.sparsify(weight(rows, cols, dtype), sparsity, tile_rows=tile_rows)
+
+
+def blocks(rows, cols, sparsity, side=32):
+    """Return random blocks in BSR, at equal sparsity: what a block-sparse library multiplies."""
+    rng = np.random.default_rng(rows + cols)
+    keep = rng.random((-(-rows // side), -(-cols // side))) >= sparsity
+    mask = keep.repeat(side, axis=0).repeat(side, axis=1)[:rows, :cols]
+    return sp.bsr_array(np.where(mask, weight(rows, cols), np.float32(0)), blocksize=(side, side))
 
 
 def activations(n, cols, dtype="float32"):

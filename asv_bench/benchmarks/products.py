@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+import ml_dtypes
 import numpy as np
 
 import tvwarray
 
-from .matrices import SPARSITIES, activations, check, pruned, shapes
+from .matrices import SPARSITIES, activations, blocks, check, pruned, shapes, weight
 
 SHAPES = shapes(
     ["1x768x3072", "8x768x3072", "128x768x3072", "512x1024x4096", "1x4096x4096", "8x4096x4096"]
@@ -40,6 +41,13 @@ class Linear:
         self.x = activations(m, k)
         check(self.A, self.x)
         self.W, self.csr = self.A.toarray(), self.A.tocsr()
+        self.bsr = blocks(n, k, sparsity)
+
+    def time_bsr(self, shape, sparsity):
+        self.bsr @ self.x.T
+
+    def track_speedup_over_bsr(self, shape, sparsity):
+        return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.bsr @ self.x.T)
 
     def time_tvw(self, shape, sparsity):
         tvwarray.linear(self.x, self.A)
@@ -55,6 +63,45 @@ class Linear:
 
     def track_speedup_over_csr(self, shape, sparsity):
         return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.csr @ self.x.T)
+
+
+class Torch:
+    """The same layers against PyTorch's dense product on the CPU, where it is installed."""
+
+    params = [SHAPES, SPARSITIES]
+    param_names = ["MxKxN", "sparsity"]
+
+    def setup(self, shape, sparsity):
+        try:
+            import torch
+        except ImportError as e:
+            raise NotImplementedError("PyTorch is not installed") from e
+        m, k, n = map(int, shape.split("x"))
+        self.A, self.x = pruned(n, k, sparsity), activations(m, k)
+        self.W, self.tensor = torch.from_numpy(self.A.toarray()), torch.from_numpy(self.x)
+
+    def time_dense(self, shape, sparsity):
+        self.tensor @ self.W.T
+
+    def track_speedup_over_dense(self, shape, sparsity):
+        return paired_ratio(lambda: tvwarray.linear(self.x, self.A), lambda: self.tensor @ self.W.T)
+
+
+class Dtypes:
+    """One layer in every value type, by both backends of the host."""
+
+    params = [["float32", "float64", "float16", "bfloat16", "int8"], ["cpu", "array"]]
+    param_names = ["dtype", "backend"]
+
+    def setup(self, dtype, backend):
+        m, k, n = map(int, shapes(["128x768x3072"])[0].split("x"))
+        kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        scale = 20 if dtype == "int8" else 1
+        self.A = tvwarray.sparsify((weight(n, k) * scale).astype(kind), 0.75)
+        self.x = (activations(m, k) * scale).astype(kind)
+
+    def time_linear(self, dtype, backend):
+        tvwarray.linear(self.x, self.A, backend=backend)
 
 
 class Transposed:

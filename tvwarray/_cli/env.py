@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from argparse import Namespace
@@ -29,28 +30,33 @@ _VARIABLES: Final = (
 
 def run(args: Namespace) -> int:
     """Print versions, processor, threads and backends; nothing optional is imported for it."""
-    _section(
-        "versions",
-        {
-            "tvwarray": tvwarray.__version__,
-            "python": f"{platform.python_implementation()} {platform.python_version()}",
-            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            **{name: version_of(name) for name in _REQUIRED},
-            "BLAS of NumPy": blas(),
-            **{name: version_of(name) for name in _OPTIONAL},
-        },
-    )
-    _section(
-        "processor",
-        {
-            "name": processor(),
-            "CPUs": f"{usable_cpus()} of {os.cpu_count()} usable",
-            "BLAS threads": blas_threads(),
-            **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        },
-    )
-    _section("backends", backends())
+    sections = {"versions": _versions(), "processor": _processor(), "backends": backends()}
+    if args.json:
+        print(json.dumps(sections, indent=1))
+    else:
+        for title, entries in sections.items():
+            _section(title, entries)
     return 0
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "tvwarray": tvwarray.__version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        **{name: version_of(name) for name in _REQUIRED},
+        "BLAS of NumPy": blas(),
+        **{name: version_of(name) for name in _OPTIONAL},
+    }
+
+
+def _processor() -> dict[str, str]:
+    return {
+        "name": processor(),
+        "CPUs": f"{usable_cpus()} of {os.cpu_count()} usable",
+        "BLAS threads": blas_threads(),
+        **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
 
 
 def backends() -> dict[str, str]:

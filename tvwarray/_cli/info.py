@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,9 @@ class Sizes(NamedTuple):
 def run(args: Namespace) -> int:
     """Describe the file `args.file`."""
     source = open_source(args.file, args.only)
+    if args.json:
+        print(json.dumps(_as_json(args.file, source, args.tile_rows), indent=1))
+        return 0
     count = plural(len(source.matrices), "matrix", "matrices")
     print(f"{args.file}: {source.kind}, {count}")
     if len(source.matrices) == 1:
@@ -44,6 +48,36 @@ def run(args: Namespace) -> int:
     if note := left_alone(source):
         print(note)
     return 0
+
+
+class Row(NamedTuple):
+    """What is known of a matrix of a file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    density: float
+    form: str
+    sizes: Sizes
+
+
+def _row(entry: Entry, tile_rows: int) -> Row:
+    matrix = entry.read()
+    is_tvw = isinstance(matrix, TVWMatrix)
+    A = matrix if is_tvw else as_tvw(matrix, tile_rows)
+    form = "TVW" if is_tvw else form_of(matrix, tile_rows)
+    return Row(entry.name, entry.shape, entry.dtype, A.density, form, _sizes(A))
+
+
+def _as_json(path: str, source: Source, tile_rows: int) -> dict[str, Any]:
+    """Return the table as data; bytes as TVW, dense and CSR under "sizes"."""
+    rows = [_row(entry, tile_rows) for entry in progress(source.matrices, "matrix")]
+    return {
+        "file": path,
+        "kind": source.kind,
+        "matrices": [{**r._asdict(), "sizes": r.sizes._asdict()} for r in rows],
+        "left_alone": {e.name: e.refusal for e in source.others},
+    }
 
 
 def form_of(matrix: Matrix, tile_rows: int) -> str:
@@ -118,18 +152,15 @@ def _tvw_lines(A: TVWMatrix) -> list[str]:
 
 def _table(source: Source, tile_rows: int) -> str:
     rows = []
-    for entry in progress(source.matrices, "matrix"):
-        matrix = entry.read()
-        is_tvw = isinstance(matrix, TVWMatrix)
-        A = matrix if is_tvw else as_tvw(matrix, tile_rows)
-        sizes = _sizes(A)
+    for r in (_row(entry, tile_rows) for entry in progress(source.matrices, "matrix")):
+        sizes = r.sizes
         rows.append(
             (
-                entry.name,
-                shape_text(entry.shape),
-                entry.dtype,
-                percent_text(A.density),
-                "TVW" if is_tvw else form_of(matrix, tile_rows),
+                r.name,
+                shape_text(r.shape),
+                r.dtype,
+                percent_text(r.density),
+                r.form,
                 bytes_text(sizes.dense),
                 bytes_text(sizes.tvw),
                 f"{sizes.tvw / sizes.dense:.2f}" if sizes.dense else "-",

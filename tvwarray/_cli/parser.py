@@ -147,7 +147,7 @@ def build_parser() -> ArgumentParser:
     _prune(add("prune", "prune matrices into the format", _PRUNE_END, prune.run))
     _bench(add("bench", "check and time products of any size", _BENCH_END, bench.run))
     _spy(add("spy", "draw the tiles of every matrix of a file", _SPY_END, spy.run))
-    add("env", "versions, processor, threads, backends", "", env.run)
+    _add_json(add("env", "versions, processor, threads, backends", "", env.run))
     return parser
 
 
@@ -161,6 +161,7 @@ def _demo(p: ArgumentParser) -> None:
 
 def _info(p: ArgumentParser) -> None:
     p.add_argument("file", metavar="FILE", help=_READABLE)
+    _add_json(p)
     _add_only(p)
     _add_tile_rows(p, DEFAULT_TILE_ROWS)
 
@@ -254,6 +255,10 @@ def _bench(p: ArgumentParser) -> None:
         help="write results.csv, machine.json, speedup.png and roofline.png there",
     )  # fmt: skip
     _add_threads(p)
+
+
+def _add_json(p: ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def _add_files(p: ArgumentParser) -> None:

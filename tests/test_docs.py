@@ -1,0 +1,39 @@
+"""Links between the documents, and to the code they name: what a reader clicks is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
+
+
+def anchors(path):
+    """Return the anchors of a document's headings, as they are made from their text."""
+    headings = re.findall(r"^#+ +(.+)$", path.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        target, _, anchor = link.partition("#")
+        place = (path.parent / target) if target else path
+        assert place.exists(), f"{path.name}: {link}"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_named_files_of_the_package_exist(path):
+    for name in re.findall(
+        r"`((?:tvwarray|asv_bench|tests|docs|examples)/[\w./-]+\.\w+)`", path.read_text()
+    ):
+        assert (TOP / name).exists(), f"{path.name}: {name}"
