@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tvwarray
+
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
 
@@ -37,3 +39,11 @@ def test_named_files_of_the_package_exist(path):
         r"`((?:tvwarray|asv_bench|tests|docs|examples)/[\w./-]+\.\w+)`", path.read_text()
     ):
         assert (TOP / name).exists(), f"{path.name}: {name}"
+
+
+@pytest.mark.parametrize("module", [tvwarray, tvwarray.prune], ids=lambda m: m.__name__)
+def test_every_public_name_is_in_the_reference(module):
+    listed = (TOP / "docs" / "api.md").read_text()
+    public = {n for n in module.__all__ if not n.startswith("_")} - {"prune"}
+    missing = {n for n in public if not re.search(rf"\b{n}\b", listed)}
+    assert not missing
