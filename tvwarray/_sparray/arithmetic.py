@@ -144,7 +144,8 @@ def multiply(A: Matrix, other: Any) -> Any:
     """Return ``A * other``, element by element: a storage where the pattern stays."""
     kind, other = classify(other)
     if kind is Kind.SCALAR:
-        return elementwise.apply(A.storage, lambda data: data * other)
+        factor = elementwise.weak(other, A.storage.dtype)
+        return elementwise.apply(A.storage, lambda data: data * factor)
     if kind is Kind.SPARSE:
         return _as_csr(A.host_csr("*").multiply(other))
     if kind is Kind.DENSE and other.size == 1 and other.ndim <= 2:

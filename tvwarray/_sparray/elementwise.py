@@ -108,7 +108,8 @@ def divide(storage: TVWStorage, other: Any, *, keep_dtype: bool = False) -> TVWS
     """
     dtype = storage.dtype
     if dtype in NARROW_FLOATS or (keep_dtype and dtype.kind in "fc"):
-        quotient = apply(storage, lambda data: data / other)
+        divisor = weak(other, dtype)
+        quotient = apply(storage, lambda data: data / divisor)
         return astype(quotient, dtype) if keep_dtype else quotient
     real = np.can_cast(dtype, FLOAT64)
     return apply(astype(storage, FLOAT64) if real else storage, lambda data: data / other)
@@ -195,6 +196,15 @@ def astype(storage: TVWStorage, dtype: DType, casting: str = "unsafe") -> TVWSto
         raise TypeError(f"cannot cast {storage.dtype} to {dtype} by the rule {casting!r}.")
     source = storage if np.can_cast(storage.dtype, dtype, "safe") else merged(storage)
     return _with_values(source, lambda data: as_dtype(data, dtype))
+
+
+def weak(number: Any, dtype: DType) -> Any:
+    """Return a Python number as NumPy takes it beside `dtype`: it does not widen narrow floats.
+
+    NumPy has that rule from version 2.2 on for the types of ml_dtypes.
+    """
+    python = type(number) in (int, float) and dtype in NARROW_FLOATS
+    return dtype.type(number) if python else number
 
 
 def is_scalar(x: Any) -> bool:
