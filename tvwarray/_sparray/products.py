@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_cupy_array
 
 from tvwarray._frameworks import handler_of
 from tvwarray._matmul import matmul
@@ -68,8 +67,11 @@ def adjoint_product(At: Matrix, x: Array) -> Array:
 
 
 def _is_plain(other: Any) -> bool:
-    """Say whether `other` is an array of NumPy or CuPy and no scalar: what is most common."""
-    return (type(other) is np.ndarray or is_cupy_array(other)) and other.ndim > 0
+    """Say whether `other` is a NumPy array and no scalar: what is most common.
+
+    Asked before a framework is looked for, so by nothing that ``torch.compile`` cannot trace.
+    """
+    return type(other) is np.ndarray and other.ndim > 0
 
 
 def _refuse_scalar(kind: Kind) -> None:
