@@ -150,7 +150,7 @@ def _refusal(shape: tuple[int, ...], dtype: DType | None, code: str) -> str:
 
 
 def _read_mtx(path: str) -> tuple[str, list[Entry]]:
-    matrix: Any = scipy.io.mmread(path)
+    matrix: Any = scipy.io.mmread(path, spmatrix=False)
     if not isinstance(matrix, np.ndarray):
         matrix = matrix.tocsr()
     return "Matrix Market file", [_held("", matrix)]
