@@ -1,4 +1,4 @@
-"""What measures: ``tvwarray demo`` on a small encoder, ``bench`` and ``env``.
+"""What measures: ``tvwarray demo`` on a small encoder, ``bench``.
 
 Times are not checked; what is derived from the weights, error bounds and tables are.
 """
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 import tvwarray
 from tvwarray.__main__ import main
-from tvwarray._cli import bench, bench_cpu, demo, env, machine, measure, table, weights
+from tvwarray._cli import bench, bench_cpu, demo, machine, measure, table, weights
 from tvwarray._describe import time_text
 from tvwarray._kernels.cpu import threads as engine_threads
 from tvwarray._matmul import BACKENDS
@@ -338,46 +338,6 @@ def test_threads_need_threadpoolctl(cli, monkeypatch):
     assert status == 2
     assert "tvwarray[bench]" in err
     assert "unknown" in machine.blas_threads()
-
-
-def test_env_lists_versions_and_backends(cli, monkeypatch):
-    monkeypatch.setenv("TVWARRAY_NUM_THREADS", "3")
-    status, out, err = cli("env")
-    assert (status, err) == (0, "")
-    for part in (np.__version__, "ml_dtypes", "cupy-cuda12x", "BLAS", "TVWARRAY_NUM_THREADS"):
-        assert part in out
-    assert env.backends()["array"] == "runs float32 NumPy arrays"
-
-
-def test_env_says_why_a_backend_does_not_run(monkeypatch):
-    class Picky:
-        name = "picky"
-
-        def refusal(self, storage, x, *, transposed=False):
-            return "needs CuPy arrays"
-
-    monkeypatch.setattr(env, "BACKENDS", [Picky()])
-    assert env.backends() == {
-        "cuda": "not installed",
-        "cpu": "not installed",
-        "array": "not installed",
-        "picky": "refuses NumPy arrays: needs CuPy arrays",
-        "compiled extension": "not in use",
-    }
-    Picky.name = "cpu"
-    Picky.refusal = lambda self, storage, x, transposed=False: ""
-    assert env.backends()["compiled extension"] == "in use"
-
-
-def test_the_processor_has_a_name(tmp_path, monkeypatch):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Abacus  9000\n")
-    assert machine.processor(str(cpuinfo)) == "Abacus 9000"
-    cpuinfo.write_text("processor\t: 0\n")
-    assert machine.processor(str(cpuinfo))
-    assert machine.processor(str(tmp_path / "none"))
-    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
-    assert machine.usable_cpus() == machine.os.cpu_count()
 
 
 @given(st.data())

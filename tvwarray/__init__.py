@@ -23,6 +23,7 @@ from tvwarray._install import __version__, warn_of_source_folder
 from tvwarray._matmul import linear, matmul, select_backend
 from tvwarray._matrix import TVWMatrix
 from tvwarray._plan import Plan, plan
+from tvwarray._show_config import show_config
 from tvwarray._sparsify import sparsify
 from tvwarray._sparsify_model import LayerReport, SparsifiedModel, sparsify_model
 from tvwarray._storage import TVWStorage
@@ -49,6 +50,7 @@ __all__ = [
     "prune",
     "save",
     "select_backend",
+    "show_config",
     "sparsify",
     "sparsify_model",
 ]

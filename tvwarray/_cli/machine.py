@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy
 
 from tvwarray._errors import BackendError
 from tvwarray._install import __version__
-from tvwarray._kernels.cpu.threads import limit_threads
+from tvwarray._kernels.cpu.threads import limit_threads, usable_cpus
+from tvwarray._machine import blas, blas_threads, processor
 
 
 def machine() -> dict[str, str]:
@@ -39,51 +36,6 @@ def machine_line() -> str:
         f"{m['processor']}, {m['cpus']} CPUs, BLAS threads: {m['threads']};\n"
         f"tvwarray {m['tvwarray']}, NumPy {m['numpy']} ({m['blas']}), SciPy {m['scipy']}"
     )
-
-
-def processor(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Return the name of the processor, as far as the system tells."""
-    try:
-        text = Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return " ".join(value.split())
-    return platform.processor() or platform.machine() or "unknown processor"
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def blas() -> str:
-    """Return name and version of the BLAS that NumPy was built with."""
-    config: Any = np.show_config(mode="dicts")
-    found = config.get("Build Dependencies", {}).get("blas", {})
-    return f"{found.get('name', 'unknown BLAS')} {found.get('version', '')}".strip()
-
-
-def blas_threads() -> str:
-    """Return how many threads the loaded BLAS uses, if threadpoolctl is there to ask."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "unknown (install threadpoolctl to see)"
-    counts = {str(p["num_threads"]) for p in threadpool_info() if p["user_api"] == "blas"}
-    return "/".join(sorted(counts)) or "unknown"
-
-
-def version_of(package: str) -> str:
-    """Return the version of an installed package without importing it, or ``"not installed"``."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @contextmanager
