@@ -96,13 +96,15 @@ def scratch(launcher: Launcher, packed: PackedMatrix, x: Array, dtype: Any, size
     """Return at least `size` elements of a matrix's own for one stream: kernels leave them zero.
 
     Products of one stream follow each other, so they may share; nothing is allocated twice.
+    Sizes are powers of two, and none goes before the matrix does: a captured graph may write
+    there.
     """
-    key = ("scratch", launcher.stream(x), np.dtype(dtype))
-    kept = packed.memo.get(key)
-    if kept is None or kept.shape[0] < size:
+    room = 1 << max(size - 1, 0).bit_length()
+    key = ("scratch", launcher.stream(x), np.dtype(dtype), room)
+    if key not in packed.memo:
         xp = array_namespace(packed.values)
-        kept = packed.memo[key] = xp.zeros(size, dtype=dtype, device=device_of(x))
-    return Scratch(kept[:size])
+        packed.memo[key] = xp.zeros(room, dtype=dtype, device=device_of(x))
+    return Scratch(packed.memo[key][:size])
 
 
 def overlap(a: Array, b: Array) -> bool:
