@@ -7,7 +7,6 @@ results on a GPU most of the time, or hang it. Each runs in one of three orders 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from interpreter_launcher import InterpreterLauncher, UnwrittenError
 from kernel_problems import FLOAT16, Product, draw_tiles, exact, integers, storage_of
+from mutants import BankConflictError, Mutant, WrongResultError, altered, raise_what_is_wrong
 from ptx import (
     AccumulatorInUse,
     BarrierDeadlock,
@@ -28,7 +28,7 @@ from ptx import (
 )
 
 from tvwarray._kernels import product
-from tvwarray._kernels.compile import compile_kernel, shipped_sources
+from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.hopper import pack as slab_packing
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.pack import pack
@@ -40,25 +40,6 @@ PTX = "sm90_ptx.cuh"
 
 # Small, but with all roles: two warpgroups above each other, four groups of one copying warp.
 CONFIG = HopperConfig(False, 128, 64, 64, 64, 4, 1, 4, 184, 56)
-
-
-class WrongResultError(Exception):
-    """The mutant has run to its end and its product is wrong."""
-
-
-class BankConflictError(Exception):
-    """The product is right, and slow."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One replacement in one shipped file, and the error that must come of it."""
-
-    file: str
-    old: str
-    new: str
-    error: type[Exception] | tuple[type[Exception], ...]
-    message: str = ""
 
 
 FULL = "wait(full + 8 * place.stage, place.round);"
@@ -281,10 +262,7 @@ def judge(sources: dict[str, str], order: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "_compiled", lambda *_: kernel)
         got = multiply(launcher, pack(problem.storage), problem.x, config=CONFIG)
-    if not np.array_equal(got, expected()):
-        raise WrongResultError
-    if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
-        raise BankConflictError
+    raise_what_is_wrong(got, expected(), launcher.reports)
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "random"])
@@ -296,9 +274,7 @@ def test_the_shipped_kernel_passes(order: str) -> None:
 def test_mutant_is_caught(name: str) -> None:
     """By its own error."""
     mutant = MUTANTS[name]
-    text = shipped_sources(CONFIG.kernel)[mutant.file]
-    assert text.count(mutant.old) == 1, "the mutant does not fit the source any more"
-    sources = {mutant.file: text.replace(mutant.old, mutant.new)}
+    sources = altered(CONFIG.kernel, mutant.file, mutant.old, mutant.new)
     order = ("forward", "reverse", "random")[list(MUTANTS).index(name) % 3]
     with pytest.raises(mutant.error, match=mutant.message or None):
         judge(sources, order)

@@ -7,7 +7,6 @@ chip. If one survives, or dies of something else, the test fails.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from interpreter_launcher import InterpreterLauncher, UnwrittenError
 from kernel_problems import FLOAT16, Product, draw_tiles, exact, integers, storage_of
+from mutants import BankConflictError, Mutant, WrongResultError, altered, raise_what_is_wrong
 from ptx import (
     IllegalSelector,
     InvalidMetadata,
@@ -24,32 +24,13 @@ from ptx import (
 )
 
 from tvwarray._kernels import pack, product
-from tvwarray._kernels.compile import compile_kernel, shipped_sources
+from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import KernelConfig
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
 KERNEL = "sm80_tvw_gemm.cu"
 ARCHITECTURE = "90"
-
-
-class WrongResultError(Exception):
-    """The mutant has run to its end and its product is wrong."""
-
-
-class BankConflictError(Exception):
-    """The product is right, and slow."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One replacement in one shipped file, and the error that must come of it."""
-
-    file: str
-    old: str
-    new: str
-    error: type[Exception] | tuple[type[Exception], ...]
-    message: str = ""
 
 
 WAIT = "            wait_for_copies();\n"
@@ -222,10 +203,7 @@ def judge(sources: dict[str, str], problem: Product, config: KernelConfig, order
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "_compiled", lambda *_: kernel)
         got = multiply(launcher, pack.pack(problem.storage), problem.x, config=config)
-    if not np.array_equal(got, expected()):
-        raise WrongResultError
-    if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
-        raise BankConflictError
+    raise_what_is_wrong(got, expected(), launcher.reports)
 
 
 @cache
@@ -243,9 +221,7 @@ def test_the_shipped_kernel_passes(order: str) -> None:
 def test_mutant_is_caught(name: str) -> None:
     """By its own error, whatever the order in which warps run."""
     mutant = MUTANTS[name]
-    text = shipped_sources(CONFIG.kernel)[mutant.file]
-    assert text.count(mutant.old) == 1, "the mutant does not fit the source any more"
-    sources = {mutant.file: text.replace(mutant.old, mutant.new)}
+    sources = altered(CONFIG.kernel, mutant.file, mutant.old, mutant.new)
     for order in ("forward", "reverse", "random"):
         with pytest.raises(mutant.error, match=mutant.message or None):
             judge(sources, case(), CONFIG, order)

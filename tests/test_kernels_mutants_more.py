@@ -14,25 +14,18 @@ import pytest
 from epilogue_problems import expected
 from interpreter_launcher import InterpreterLauncher, UnwrittenError
 from kernel_problems import FLOAT16, Product, draw_tiles, exact, integers, storage_of
+from mutants import BankConflictError, WrongResultError, altered, raise_what_is_wrong
 from ptx import InvalidMetadata, OutOfBounds, RaceError, UninitialisedRead
 
 from tvwarray import Epilogue
 from tvwarray._kernels import pack, product
-from tvwarray._kernels.compile import compile_kernel, shipped_sources
+from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import few_config
 from tvwarray._kernels.elements import Form
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs_of
 
 ARCHITECTURE = "80"
-
-
-class WrongResultError(Exception):
-    """The mutant has run to its end and its product is wrong."""
-
-
-class BankConflictError(Exception):
-    """The product is right, and slow."""
 
 
 @dataclass(frozen=True)
@@ -234,10 +227,7 @@ def judge(sources: dict[str, str], name: str, order: Any) -> None:
         packed = pack.pack(of.problem.storage, of.form)
         got = multiply(launcher, packed, of.problem.x, config=of.config, epilogue=of.epilogue)
     want = expected(exact(of.problem)[0], of.epilogue)
-    if not np.array_equal(got, want.astype(got.dtype)):
-        raise WrongResultError
-    if any(c.degree > 1 for report in launcher.reports for c in report.conflicts):
-        raise BankConflictError
+    raise_what_is_wrong(got, want.astype(got.dtype), launcher.reports)
 
 
 @pytest.mark.parametrize("name", sorted({m.case for m in MUTANTS.values()}))
@@ -248,10 +238,9 @@ def test_the_shipped_kernels_pass(name: str) -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(name: str) -> None:
     mutant = MUTANTS[name]
-    text = shipped_sources(case(mutant.case).config.kernel)[mutant.file]
-    assert text.count(mutant.old) == 1, "the mutant does not fit the source any more"
+    kernel = case(mutant.case).config.kernel
     with pytest.raises(mutant.error):
-        judge({mutant.file: text.replace(mutant.old, mutant.new)}, mutant.case, "random")
+        judge(altered(kernel, mutant.file, mutant.old, mutant.new), mutant.case, "random")
 
 
 def test_slots_of_bytes_in_natural_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
