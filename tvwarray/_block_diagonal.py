@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tvwarray._namespace import array_namespace, from_host, to_host
+from tvwarray._ragged import cumulate, runs
 from tvwarray._storage import SLOT_MULTIPLE, TVWStorage
 
 HostArray = np.ndarray[Any, Any]
@@ -56,20 +57,20 @@ def block_diagonal(storage: TVWStorage, groups: int) -> TVWStorage:
     starts = np.flatnonzero(np.diff(tile_of * groups + group_of, prepend=-1))
     source, group = tile_of[starts], group_of[starts]
     slots = storage.slots_of[source]
-    col_indptr = _cumulate(slots)
-    listed = to_host(storage.col_indices)[_runs(to_host(storage.col_indptr)[source], slots)]
+    col_indptr = cumulate(slots)
+    listed = to_host(storage.col_indices)[runs(to_host(storage.col_indptr)[source], slots)]
     shift = np.repeat(group * cols, slots)
 
     slots_of_row = storage.slots_of[tile_of]
-    place = order - _cumulate(storage.rows_of)[tile_of]  # of a row in its old tile
+    place = order - cumulate(storage.rows_of)[tile_of]  # of a row in its old tile
     stored = slots_of_row // 2 if storage.vector else slots_of_row
-    values = _runs(storage.data_indptr[tile_of] + place * stored, stored)
+    values = runs(storage.data_indptr[tile_of] + place * stored, stored)
     words = slots_of_row // SLOT_MULTIPLE
     xp = array_namespace(like)
     meta = storage.meta
     if meta is not None:
         meta = xp.take(
-            meta, from_host(_runs(storage.meta_indptr[tile_of] + place * words, words), like)
+            meta, from_host(runs(storage.meta_indptr[tile_of] + place * words, words), like)
         )
     return TVWStorage(
         shape=(rows, groups * cols),
@@ -95,14 +96,3 @@ def _lifted_remainder(storage: TVWStorage, per_group: int) -> Any:
     group = np.repeat(np.arange(storage.shape[0]) // max(per_group, 1), entries)
     lifted = to_host(remainder.indices) + group * storage.shape[1]
     return from_host(lifted.astype(np.int32), storage.data)
-
-
-def _cumulate(counts: HostArray) -> HostArray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _runs(starts: HostArray, lengths: HostArray) -> HostArray:
-    """Return the integers of every run ``start, start + 1, ...``, one run after another."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    total = int(ends[-1]) if ends.size else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

@@ -29,6 +29,7 @@ from tvwarray._namespace import (
     native_dtype,
     to_host,
 )
+from tvwarray._ragged import cumulate, runs
 from tvwarray._rules import MIN_TILE_ROWS
 from tvwarray._storage import HostArray, TVWStorage
 
@@ -177,7 +178,7 @@ def stack_rows(blocks: Sequence[TVWStorage]) -> TVWStorage:
     if first.remainder is not None:
         counts["remainder_indptr"] = [np.diff(to_host(b.remainder_indptr)) for b in blocks]
     for name, pieces in counts.items():
-        arrays[name] = from_host(_cumulate(np.concatenate(pieces)), like=first.data)
+        arrays[name] = from_host(_indptr(np.concatenate(pieces)), like=first.data)
     tallest = max(b.tile_rows for b in blocks)
     shape = (int(starts[-1]), first.shape[1])
     return replace(first, shape=shape, tile_rows=tallest, **arrays)
@@ -200,9 +201,9 @@ def _rows(storage: TVWStorage, start: int, stop: int) -> TVWStorage:
             meta.append(xp.reshape(xp.take(tile.meta, mine, axis=0), (-1,)))
     like = storage.data
     arrays: dict[str, Any] = {
-        "row_indptr": from_host(_cumulate(heights[tiles]), like=like),
+        "row_indptr": from_host(_indptr(heights[tiles]), like=like),
         "row_indices": from_host((rows[kept] - start).astype(np.int32), like=like),
-        "col_indptr": from_host(_cumulate(storage.slots_of[tiles]), like=like),
+        "col_indptr": from_host(_indptr(storage.slots_of[tiles]), like=like),
         "col_indices": _taken(storage.col_indices, storage.host_indptr[1], tiles),
         "data": array_namespace(like).concat(data),
     }
@@ -253,8 +254,8 @@ def _part(storage: TVWStorage, tiles: HostArray, beside: HostArray) -> tuple[Hos
     kept = rows.size - beside.size
     like = storage.data
     counts = {
-        "row_indptr": _cumulate(storage.rows_of[tiles]),
-        "col_indptr": _cumulate(storage.slots_of[tiles]),
+        "row_indptr": _indptr(storage.rows_of[tiles]),
+        "col_indptr": _indptr(storage.slots_of[tiles]),
         "row_indices": np.arange(kept, dtype=np.int32),
     }
     arrays: dict[str, Any] = {name: from_host(x, like=like) for name, x in counts.items()}
@@ -273,10 +274,9 @@ def _remainder_rows(storage: TVWStorage, rows: HostArray) -> dict[str, Array]:
     assert remainder is not None
     indptr = to_host(remainder.indptr).astype(np.int64)
     counts = np.diff(indptr)[rows]
-    ends = np.cumsum(counts)
-    entries = np.repeat(indptr[rows] - (ends - counts), counts) + np.arange(counts.sum())
+    entries = runs(indptr[rows], counts)
     return {
-        "remainder_indptr": from_host(_cumulate(counts), like=storage.data),
+        "remainder_indptr": from_host(_indptr(counts), like=storage.data),
         "remainder_indices": remainder.indices[from_host(entries, like=storage.data)],
         "remainder_data": remainder.data[from_host(entries, like=storage.data)],
     }
@@ -298,8 +298,8 @@ def _taken(x: Array, indptr: HostArray, which: HostArray) -> Array:
     return array_namespace(x).concat([x[:0], *ranges])
 
 
-def _cumulate(counts: HostArray) -> HostArray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+def _indptr(counts: HostArray) -> HostArray:
+    return cumulate(counts).astype(np.int32)
 
 
 def _on_device_of(matrix: Any, X: Array) -> Array:

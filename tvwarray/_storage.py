@@ -27,6 +27,7 @@ import numpy as np
 
 from tvwarray._dtypes import DType
 from tvwarray._namespace import Array, array_namespace, dtype_of, from_host, nonzero_mask, to_host
+from tvwarray._ragged import cumulate, runs
 from tvwarray._remainder import REMAINDER_FIELDS, Remainder
 from tvwarray._rules import (
     DEFAULT_TILE_ROWS,
@@ -146,12 +147,12 @@ class TVWStorage:
     @cached_property
     def data_indptr(self) -> HostArray:
         """int64 (tiles + 1,): where each tile's values begin in `data`."""
-        return _cumulate(self.rows_of * (self.slots_of // (2 if self.vector else 1)))
+        return cumulate(self.rows_of * (self.slots_of // (2 if self.vector else 1)))
 
     @cached_property
     def meta_indptr(self) -> HostArray:
         """int64 (tiles + 1,): where each tile's words begin in `meta`."""
-        return _cumulate(self.rows_of * (self.slots_of // SLOT_MULTIPLE))
+        return cumulate(self.rows_of * (self.slots_of // SLOT_MULTIPLE))
 
     @cached_property
     def host_indptr(self) -> tuple[HostArray, HostArray]:
@@ -186,16 +187,16 @@ class TVWStorage:
             return self
         pieces = np.maximum(1, -(-self.rows_of // most))
         tile = np.repeat(np.arange(self.num_tiles), pieces)
-        piece = np.arange(tile.size) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        piece = runs(0, pieces)
         heights = np.minimum(most, self.rows_of[tile] - piece * most)
         starts, slots = _wide(self.col_indptr)[tile], self.slots_of[tile]
-        col_indptr = _cumulate(slots)
-        source = np.repeat(starts - col_indptr[:-1], slots) + np.arange(col_indptr[-1])
+        col_indptr = cumulate(slots)
+        source = runs(starts, slots)
         like = self.data
         return replace(
             self,
             tile_rows=max(MIN_TILE_ROWS, most),
-            row_indptr=from_host(_cumulate(heights).astype(np.int32), like=like),
+            row_indptr=from_host(cumulate(heights).astype(np.int32), like=like),
             col_indptr=from_host(col_indptr.astype(np.int32), like=like),
             col_indices=from_host(to_host(self.col_indices)[source], like=like),
         )
@@ -267,7 +268,3 @@ class Tiles(Sequence[Tile]):
 def _wide(indptr: Array) -> HostArray:
     """Return offsets as int64: differences of hostile int32 ones would wrap and look harmless."""
     return to_host(indptr).astype(np.int64)
-
-
-def _cumulate(counts: HostArray) -> HostArray:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

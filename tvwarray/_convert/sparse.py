@@ -15,6 +15,7 @@ from tvwarray._layouts.find import LayoutName, find_layout, make_layout
 from tvwarray._layouts.pattern import Pattern
 from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, from_host, nonzero_mask, to_host
+from tvwarray._ragged import runs
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
@@ -227,7 +228,7 @@ def _kept_csr(storage: TVWStorage) -> tuple[sp.csr_array[Any, tuple[int, int]], 
     ends = np.cumsum(counts[order])
     if bool((np.diff(order) != 1).any()):  # rows are stored out of order
         starts = (np.cumsum(counts) - counts)[order]
-        source = np.arange(indices.size) + np.repeat(starts - (ends - counts[order]), counts[order])
+        source = runs(starts, counts[order])
         indices, data = indices[source], data[source]
     shape = order.size, storage.shape[1]
     csr = _canonical_csr(data, indices, np.append(np.zeros(1, np.int64), ends), shape)

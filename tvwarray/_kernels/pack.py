@@ -48,6 +48,7 @@ from tvwarray._kernels.config import (
 )
 from tvwarray._kernels.elements import Form, as_pairs, form_of, round_tf32, value_planes
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, to_host
+from tvwarray._ragged import cumulate, runs
 from tvwarray._storage import TVWStorage
 
 HostArray = np.ndarray[Any, Any]
@@ -166,9 +167,11 @@ class Tiles:
         rows = np.append(rows[source[:-1]], zero_rows)
         slots = np.append(slots[source[:-1]], 0)
         bricks, steps = -(-rows // BRICK_ROWS), -(-slots // width)
+        first_brick, first_slot, first_row = (
+            cumulate(x)[:-1] for x in (bricks * steps, steps * width, bricks * BRICK_ROWS)
+        )
         return cls(
-            source, rows, slots, bricks, steps,
-            _starts(bricks * steps), _starts(steps * width), _starts(bricks * BRICK_ROWS), width,
+            source, rows, slots, bricks, steps, first_brick, first_slot, first_row, width
         )  # fmt: skip
 
     @property
@@ -195,13 +198,13 @@ class Tiles:
         height = block_rows // BRICK_ROWS
         cuts = -(-self.bricks // height)
         tile = np.repeat(np.arange(self.source.size), cuts)
-        above = (np.arange(tile.size) - np.repeat(_starts(cuts), cuts)) * height
+        above = runs(0, cuts) * height
         pieces = np.ones_like(tile)
         if most_steps:
             pieces = np.clip(-(-self.steps[tile] // most_steps), 1, MOST_PIECES)
         shared = np.where(pieces > 1, pieces, 0)
         first_piece = np.repeat(np.cumsum(shared) - shared, pieces)
-        piece = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        piece = runs(0, pieces)
         tile, above, pieces = (np.repeat(x, pieces) for x in (tile, above, pieces))
         start = self.steps[tile] * piece // pieces
         stop = self.steps[tile] * (piece + 1) // pieces
@@ -263,7 +266,7 @@ def pack(storage: TVWStorage, form: Form | None = None) -> PackedMatrix:
     meta_words = max(1, brick_meta_bytes(form.element, sparse) // 2)
     meta = _zeros(xp, tiles.total_bricks * meta_words if sparse else 64, xp.uint16, storage.data)
     stored = 2 if sparse else 1  # slots for each value
-    starts = _starts(np.append(storage.rows_of * storage.slots_of, 0))
+    starts = cumulate(storage.rows_of * storage.slots_of)
     for tile_group in tiles.groups():
         slots = int(tiles.slots[tile_group.start])
         for part, plane in enumerate(planes):
@@ -446,11 +449,6 @@ def _lists(storage: TVWStorage, tiles: Tiles) -> tuple[HostArray, HostArray]:
     at = int(tiles.first_row[-1])
     rows[at : at + int(tiles.rows[-1])] = np.flatnonzero(zero)
     return cols, rows
-
-
-def _starts(counts: HostArray) -> HostArray:
-    """Return where each of consecutive runs of `counts` begins."""
-    return np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])
 
 
 def _zeros(xp: Any, size: int, dtype: Any, like: Array) -> Array:

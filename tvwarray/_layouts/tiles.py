@@ -17,6 +17,7 @@ import numpy as np
 from tvwarray._layouts.group_rows import degree_order, group_rows
 from tvwarray._layouts.pattern import Pattern
 from tvwarray._native import native
+from tvwarray._ragged import cumulate, runs
 from tvwarray._storage import SLOT_MULTIPLE, HostArray, Vector
 
 TileRows = int | Literal["auto"]
@@ -87,9 +88,10 @@ class RowTiles(NamedTuple):
     def take(self, tiles: HostArray) -> RowTiles:
         """Return some of the tiles, given by their numbers."""
         heights = self.heights[tiles]
-        indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(heights)])
-        row = np.arange(indptr[-1]) + np.repeat(self.indptr[tiles] - indptr[:-1], heights)
-        return self._replace(order=self.order[row], indptr=indptr, needed=self.needed[tiles])
+        row = runs(self.indptr[tiles], heights)
+        return self._replace(
+            order=self.order[row], indptr=cumulate(heights), needed=self.needed[tiles]
+        )
 
     def only(self, keep: HostArray) -> RowTiles:
         """Return the tiles without the rows that `keep`, bool (rows of the pattern,), drops."""

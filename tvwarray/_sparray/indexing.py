@@ -14,6 +14,7 @@ import numpy as np
 
 from tvwarray._convert import to_csr
 from tvwarray._namespace import Array, array_namespace, from_host, to_host
+from tvwarray._ragged import cumulate, runs
 from tvwarray._sparray.arithmetic import Matrix, check_host
 from tvwarray._storage import REMAINDER_FIELDS, SLOT_MULTIPLE, HostArray, TVWStorage
 
@@ -100,14 +101,11 @@ def _is_all(key: Any, length: int) -> bool:
 
 def _ranges(indptr: HostArray, tiles: HostArray) -> HostArray:
     """Return the indices of these tiles' ranges, one after another."""
-    start, count = indptr[tiles].astype(np.int64), np.diff(indptr)[tiles].astype(np.int64)
-    before = np.cumsum(count) - count
-    return np.asarray(np.arange(int(count.sum())) + np.repeat(start - before, count))
+    return runs(indptr[tiles].astype(np.int64), np.diff(indptr)[tiles])
 
 
 def _indptr(counts: HostArray, storage: TVWStorage) -> Array:
-    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return from_host(ends, like=storage.data)
+    return from_host(cumulate(counts).astype(np.int32), like=storage.data)
 
 
 def _take(x: Array, where: HostArray) -> Array:

@@ -31,6 +31,7 @@ from tvwarray._kernels.config import BRICK_ROWS
 from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
 from tvwarray._kernels.pack import PADDING_META, PackedMatrix, Tiles
 from tvwarray._namespace import Array, array_namespace, device_of, from_host
+from tvwarray._ragged import cumulate, runs
 
 HostArray = np.ndarray[Any, Any]
 
@@ -74,7 +75,7 @@ class SlabMatrix:
         tiles, most = self.tiles, block_rows // SLAB_ROWS
         cuts = -(-self.height // most)
         tile = np.repeat(np.arange(tiles.source.size), cuts)
-        above = (np.arange(tile.size) - np.repeat(_starts(cuts), cuts)) * most
+        above = runs(0, cuts) * most
         blocks = np.zeros((tile.size, BLOCK_WORDS), np.int32)
         blocks[:, 0] = self.first_slab[tile] + above
         blocks[:, 1] = self.height[tile]
@@ -103,7 +104,7 @@ def _make(packed: PackedMatrix) -> SlabMatrix:
     xp, tiles = array_namespace(packed.values), packed.tiles
     device = device_of(packed.values)
     height = -(-tiles.bricks // _BRICKS)
-    first_slab = _starts(height * tiles.steps)
+    first_slab = cumulate(height * tiles.steps)[:-1]
     total = int((height * tiles.steps).sum())
     slabs = xp.zeros((total * _WORDS,), dtype=xp.uint16, device=device)
     row, kept_at = from_host(_ROW, packed.cols), from_host(_KEPT_AT, packed.cols)
@@ -129,8 +130,3 @@ def _make(packed: PackedMatrix) -> SlabMatrix:
         target[:, :_VALUE_WORDS] = xp.reshape(rows[:, row, kept_at], (number, _VALUE_WORDS))
         target[:, _VALUE_WORDS:] = xp.reshape(words, (number, _BRICKS * 64))
     return SlabMatrix(slabs, packed.cols, packed.rows, tiles, height, first_slab, {})
-
-
-def _starts(counts: HostArray) -> HostArray:
-    """Return where each of consecutive runs of `counts` begins."""
-    return np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])
