@@ -17,8 +17,9 @@ from tvwarray._kernels.launch import problem_of
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.repeat import forget_launches
 from tvwarray._kernels.select import Choice, stage_variants
-from tvwarray._matmul import Operand, packed_for
+from tvwarray._matmul import packed_for
 from tvwarray._namespace import from_host
+from tvwarray._operands import Operand
 
 
 def autotune(

@@ -23,8 +23,9 @@ from weakref import WeakKeyDictionary
 from tvwarray._activations import Activation
 from tvwarray._block_diagonal import block_diagonal
 from tvwarray._dtypes import product_dtype
-from tvwarray._matmul import Operand, linear
+from tvwarray._matmul import linear
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, is_array, native_dtype
+from tvwarray._operands import Operand, Stored
 from tvwarray._storage import TVWStorage
 
 DEFAULT_WORKSPACE: Final = 2**28
@@ -229,26 +230,14 @@ def _parts(shape: tuple[int, ...], pixels: int) -> Iterator[tuple[slice, slice]]
             yield slice(first, min(first + samples, batch)), slice(top, min(top + rows, height))
 
 
-@dataclass(frozen=True, eq=False)
-class _Lifted:
-    """The block-diagonal operand of a grouped convolution."""
-
-    storage: TVWStorage
-    transposed: bool = False
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.storage.shape
-
-
 _LIFTED: WeakKeyDictionary[TVWStorage, dict[int, TVWStorage]] = WeakKeyDictionary()
 _LIFTING = threading.Lock()
 
 
-def _grouped(storage: TVWStorage, groups: int) -> _Lifted:
+def _grouped(storage: TVWStorage, groups: int) -> Stored:
     """Return the block-diagonal operand, made once for a matrix and forgotten with it."""
     with _LIFTING:
         made = _LIFTED.setdefault(storage, {})
         if groups not in made:
             made[groups] = block_diagonal(storage, groups)
-        return _Lifted(made[groups])
+        return Stored(made[groups])

@@ -9,25 +9,11 @@ whatever the vector holds, and `gradient` is zero there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from tvwarray._namespace import Array, array_namespace, nonzero_mask, to_host
 from tvwarray._sampled import sampled_product
 from tvwarray._storage import TVWStorage
-
-
-class Operand(NamedTuple):
-    """A storage, or its transpose, as `_matmul` takes it."""
-
-    storage: TVWStorage
-    transposed: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the operand."""
-        rows, cols = self.storage.shape
-        return (cols, rows) if self.transposed else (rows, cols)
 
 
 @dataclass(frozen=True, eq=False)

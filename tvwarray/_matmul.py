@@ -18,79 +18,22 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final
 
 import numpy as np
 
 from tvwarray._activations import Activation
 from tvwarray._backends import array, cpu, csr, cuda, dense
-from tvwarray._dtypes import VALUES, Precision, accumulate_dtype, product_dtype, value_dtype
+from tvwarray._backends.protocol import Backend
+from tvwarray._dtypes import Precision, accumulate_dtype, product_dtype
 from tvwarray._epilogue import IDENTITY, Epilogue, checked, finish
 from tvwarray._errors import BackendError
 from tvwarray._frameworks import handler_of, native
 from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
+from tvwarray._operands import Operand, check_out, check_precision, operand, rows_of, widened
 from tvwarray._prepared import PackCache, Prepared, PreparedProducts, signature
 from tvwarray._storage import TVWStorage
-
-
-class Backend(Protocol):
-    """What runs products; a new one implements these three methods and joins `BACKENDS`."""
-
-    name: str
-    takes_remainder: bool
-    """Whether `matmul` adds the product of a storage's remainder."""
-
-    def refusal(
-        self,
-        storage: TVWStorage,
-        x: Array,
-        *,
-        transposed: bool = False,
-        precision: Precision = "default",
-    ) -> str:
-        """Return why this product cannot run here, in a sentence, or an empty string."""
-        ...
-
-    def pack(self, storage: TVWStorage) -> Any:
-        """Bring a matrix into the backend's own order; done once for each matrix."""
-        ...
-
-    def matmul(
-        self,
-        packed: Any,
-        x: Array,
-        out: Array | None = None,
-        *,
-        transposed: bool = False,
-        epilogue: Epilogue = IDENTITY,
-        precision: Precision = "default",
-    ) -> Array:
-        """Return `epilogue` of ``A @ x``, or ``A.T @ x`` if `transposed`; `x` is (cols, n).
-
-        What a backend does not fuse it leaves to `tvwarray._epilogue.finish`.
-        """
-        ...
-
-
-class Operand(Protocol):
-    """The sparse side of a product: a storage, and whether it stands for its transpose."""
-
-    @property
-    def storage(self) -> TVWStorage:
-        """The matrix as it is stored."""
-        ...
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the operand is the transpose of what is stored."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the operand."""
-        ...
-
 
 BACKENDS: Final[list[Backend]] = [cuda.BACKEND, cpu.BACKEND, array.BACKEND]
 """In order of preference; the dense fallback stands behind whichever of them is taken."""
@@ -136,8 +79,8 @@ def select_backend(
     ValueError
         If `backend` names none.
     """
-    x = _operand(A, native(X))
-    _check_precision(precision)
+    x = operand(A, native(X))
+    check_precision(precision)
     return _select(A, x, backend, precision)
 
 
@@ -198,16 +141,16 @@ def matmul(
     if framework := handler_of(X, A.storage.data):
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.matmul(A, X, out=out, epilogue=epilogue, **options)
-    x = _operand(A, X)
-    _check_precision(precision)
+    x = operand(A, X)
+    check_precision(precision)
     flat = x.ndim == 1
     wide = x[:, None] if flat else x
     shape = (*wide.shape[:-2], A.shape[0], wide.shape[-1])
     steps = IDENTITY if epilogue is None else epilogue
-    steps = checked(_widened(steps) if flat and steps is not IDENTITY else steps, shape, x)
+    steps = checked(widened(steps) if flat and steps is not IDENTITY else steps, shape, x)
     if out is not None:
         dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(x)))
-        _check_out(out, shape[:1] if flat else shape, dtype, x)
+        check_out(out, shape[:1] if flat else shape, dtype, x)
     target = out[:, None] if flat and out is not None else out
     run = _multiply if x.ndim <= 2 else _multiply_batch
     result = run(A, wide, target, backend, precision, steps)
@@ -282,37 +225,15 @@ def linear(
     steps = IDENTITY if plain else Epilogue(bias=bias, activation=activation, residual=residual)
     flat = (x if x.ndim == 2 else xp.reshape(x, (samples, x.shape[-1]))).T
     if out is not None:
-        dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(_operand(A, flat))))
-        _check_out(out, shape, dtype, x)
-    target = None if out is None else _rows_of(out, samples)
+        dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(operand(A, flat))))
+        check_out(out, shape, dtype, x)
+    target = None if out is None else rows_of(out, samples)
     result = matmul(A, flat, out=target, backend=backend, precision=precision, epilogue=steps).T
     if out is None:
         return xp.reshape(result, shape)
     if target is None:
         out[...] = xp.reshape(result, shape)
     return out
-
-
-def _rows_of(out: Array, samples: int) -> Array | None:
-    """Return `out`, of shape (..., rows), as a view (rows, samples), or None if it has none."""
-    if getattr(getattr(out, "flags", None), "c_contiguous", False):
-        return out.reshape(samples, out.shape[-1]).T
-    return None
-
-
-def _widened(epilogue: Epilogue) -> Epilogue:
-    """Return the epilogue of a vector's product as that of a matrix with one column."""
-
-    def column(x: Array | None) -> Array | None:
-        return None if x is None else (x if is_array(x) else np.asarray(x))[..., None]
-
-    return replace(epilogue, c=column(epilogue.c), residual=column(epilogue.residual))
-
-
-def _check_precision(precision: Precision) -> None:
-    if precision not in get_args(Precision):
-        names = ", ".join(get_args(Precision))
-        raise ValueError(f"precision is {precision!r}; it is one of {names}.")
 
 
 def _key(A: Operand, X: Array, out: Array | None) -> Hashable | None:
@@ -328,41 +249,6 @@ def _prepare(A: Operand, x: Array, key: Hashable) -> None:
     backend = _select(A, x, None).backend
     if backend is not None and (backend.takes_remainder or not A.storage.remainder):
         _PREPARED.keep(A.storage, key, Prepared(backend, packed_for(A.storage, backend)))
-
-
-def _operand(A: Operand, X: Array) -> Array:
-    """Return `X` as an array of native byte order that fits `A`."""
-    x = X if is_array(X) and not isinstance(X, np.matrix | np.ma.MaskedArray) else _asarray(X)
-    if x.ndim == 0:
-        raise ValueError("X is a scalar; a product takes a vector or a matrix, use * instead.")
-    if x.shape[-2 if x.ndim > 1 else 0] != A.shape[1]:
-        raise ValueError(f"A is {A.shape} and X {tuple(x.shape)}; X must have {A.shape[1]} rows.")
-    if dtype_of(x) in VALUES:  # in this machine's byte order
-        return x
-    return x.astype(value_dtype(dtype_of(x), where="X"))
-
-
-def _asarray(X: Any) -> Array:
-    if isinstance(X, np.ma.MaskedArray):
-        raise ValueError("X is a masked array; fill it first: X.filled(0).")
-    x = np.from_dlpack(X) if hasattr(X, "__dlpack__") else np.asarray(X)
-    if x.dtype == np.object_:
-        raise ValueError(
-            f"X is a {type(X).__name__}, not an array; pass a dense array, or use A.tocsr() @ X."
-        )
-    return x
-
-
-def _check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
-    if not is_array(out) or array_namespace(out) is not array_namespace(x):
-        raise ValueError(f"out is {type(out).__name__}; it must be an array of the library of X.")
-    if tuple(out.shape) != shape or dtype_of(out) != dtype:
-        raise ValueError(
-            f"out is {dtype_of(out)} of shape {tuple(out.shape)}; the product is {dtype} of shape "
-            f"{shape}."
-        )
-    if isinstance(out, np.ndarray) and not out.flags.writeable:
-        raise ValueError("out is read-only.")
 
 
 def _named(name: str) -> Backend:

@@ -10,8 +10,9 @@ from tvwarray._kernels.cost import predict_dense, predict_remainder
 from tvwarray._kernels.devices import Device, named_device
 from tvwarray._kernels.launch import choose_for
 from tvwarray._kernels.select import Choice
-from tvwarray._matmul import Operand, Selection, select_backend
+from tvwarray._matmul import Selection, select_backend
 from tvwarray._namespace import Array, array_namespace, device_of
+from tvwarray._operands import Operand
 from tvwarray._storage import TVWStorage
 
 

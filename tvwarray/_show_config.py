@@ -8,11 +8,12 @@ from typing import Final, Literal, overload
 
 import numpy as np
 
+from tvwarray._backends.protocol import Backend
 from tvwarray._dtypes import FLOAT16, FLOAT32
 from tvwarray._install import __version__
 from tvwarray._kernels.cpu.threads import num_threads, usable_cpus
 from tvwarray._machine import blas, blas_threads, gpus, processor, version_of
-from tvwarray._matmul import BACKENDS, Backend
+from tvwarray._matmul import BACKENDS
 from tvwarray._matrix import TVWMatrix
 from tvwarray._native import native, why_not_native
 

@@ -16,7 +16,7 @@ from tvwarray._convert import from_sparse
 from tvwarray._costs.cpu import REFERENCE, Machine, Way, counts, work_of
 from tvwarray._kernels.cpu.threads import limit_threads
 from tvwarray._matmul import matmul
-from tvwarray._storage import TVWStorage
+from tvwarray._operands import Stored
 
 _SIDE: Final = 1024
 _DENSITY: Final = 0.1
@@ -33,15 +33,6 @@ _SAMPLE: Final = 1e-3
 """Seconds: long enough for the clock, and for caches to hold what they can."""
 
 
-class _Operand:
-    """A storage as the sparse side of a product."""
-
-    transposed = False
-
-    def __init__(self, storage: TVWStorage) -> None:
-        self.storage, self.shape = storage, storage.shape
-
-
 @cache
 def this_machine() -> Machine:
     """Return the model with the speeds of this machine, which are measured once a process.
@@ -52,7 +43,7 @@ def this_machine() -> Machine:
     rng = np.random.default_rng(0)
     shape = _SIDE, _SIDE
     a: Any = sp.random_array(shape, density=_DENSITY, rng=rng, format="csr", dtype=np.float32)
-    operand, dense = _Operand(from_sparse(a, tile_rows=128)), a.toarray()
+    operand, dense = Stored(from_sparse(a, tile_rows=128)), a.toarray()
     work = work_of(operand.storage)
     scales: dict[str, float] = {}
     with limit_threads(1), _one_blas_thread() as limited:

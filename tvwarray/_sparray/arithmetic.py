@@ -25,27 +25,13 @@ import scipy.sparse as sp
 
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, device_of, is_array
+from tvwarray._operands import Operand
 from tvwarray._sparray import elementwise
 from tvwarray._storage import TVWStorage
 
 
-class Matrix(Protocol):
+class Matrix(Operand, Protocol):
     """What arithmetic asks of a matrix."""
-
-    @property
-    def storage(self) -> TVWStorage:
-        """The matrix as it is stored."""
-        ...
-
-    @property
-    def transposed(self) -> bool:
-        """Whether the matrix is the transpose of what is stored."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        ...
 
     def host_csr(self, what: str, /) -> sp.csr_array[Any, tuple[int, int]]:
         """Return the matrix in CSR, or say that it does not lie on the host."""

@@ -18,6 +18,7 @@ from tvwarray._epilogue import Epilogue
 from tvwarray._frameworks import native
 from tvwarray._frozen import FrozenPattern, frozen_pattern
 from tvwarray._matrix import TVWMatrix
+from tvwarray._operands import Operand
 from tvwarray.jax._arrays import to_array, to_jax_array
 from tvwarray.jax._products import Call, product
 
@@ -30,7 +31,7 @@ _ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def matmul(
-    A: _matmul.Operand,
+    A: Operand,
     x: Any,
     *,
     values: Any = None,
@@ -82,7 +83,7 @@ def matmul(
 
 def linear(
     x: Any,
-    A: _matmul.Operand,
+    A: Operand,
     bias: Any = None,
     activation: Activation | None = None,
     *,
@@ -133,7 +134,7 @@ def linear(
     return y if residual is None else y + residual
 
 
-def _linear(A: _matmul.Operand, values: Any, x: Any, backend: str | None, precision: Any) -> Any:
+def _linear(A: Operand, values: Any, x: Any, backend: str | None, precision: Any) -> Any:
     storage = A.storage
     if values is None and isinstance(storage.data, jax.Array):
         beside = storage.remainder_data
@@ -152,7 +153,7 @@ def _linear(A: _matmul.Operand, values: Any, x: Any, backend: str | None, precis
 
 
 def _with_epilogue(
-    A: _matmul.Operand, x: Any, values: Any, epilogue: Epilogue, options: dict[str, Any]
+    A: Operand, x: Any, values: Any, epilogue: Epilogue, options: dict[str, Any]
 ) -> Any:
     if values is not None or isinstance(x, jax.core.Tracer):
         raise ValueError(

@@ -22,8 +22,9 @@ import numpy as np
 
 from tvwarray import _matmul
 from tvwarray._dtypes import DType, product_dtype
-from tvwarray._frozen import FrozenPattern, Operand
+from tvwarray._frozen import FrozenPattern
 from tvwarray._namespace import Array
+from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
 from tvwarray.jax._arrays import check_type, to_array, to_jax_array
 
@@ -45,7 +46,7 @@ class Call:
         """Rows and columns of the operand."""
         frame = self.fixed if self.pattern is None else self.pattern.frame
         assert frame is not None
-        return Operand(frame, self.transposed).shape
+        return Stored(frame, self.transposed).shape
 
     def multiply(self, values: Array | None, x: Array) -> Array:
         """Return ``x @ A.T`` of NumPy or CuPy arrays, x of shape (m, cols)."""
@@ -54,7 +55,7 @@ class Call:
             assert self.pattern is not None
             storage = self.pattern.fill(values)
         assert storage is not None
-        A = Operand(storage, self.transposed)
+        A = Stored(storage, self.transposed)
         return _matmul.linear(x, A, backend=self.backend, precision=self.precision)
 
     def dtype(self, values: Any, x: Any) -> DType:

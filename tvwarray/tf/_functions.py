@@ -14,6 +14,7 @@ from tvwarray._activations import Activation, check_activation
 from tvwarray._epilogue import Epilogue
 from tvwarray._frameworks import native
 from tvwarray._frozen import frozen_pattern
+from tvwarray._operands import Operand
 from tvwarray.tf._products import Call, product
 from tvwarray.tf._tensors import to_array, to_tensor
 
@@ -26,7 +27,7 @@ _ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def matmul(
-    A: _matmul.Operand,
+    A: Operand,
     x: Any,
     *,
     values: Any = None,
@@ -81,7 +82,7 @@ def matmul(
 
 def linear(
     x: Any,
-    A: _matmul.Operand,
+    A: Operand,
     bias: Any = None,
     activation: Activation | None = None,
     *,
@@ -132,7 +133,7 @@ def linear(
     return y if residual is None else y + residual
 
 
-def _linear(A: _matmul.Operand, values: Any, x: Any, backend: str | None, precision: Any) -> Any:
+def _linear(A: Operand, values: Any, x: Any, backend: str | None, precision: Any) -> Any:
     options: dict[str, Any] = {"backend": backend, "precision": precision}
     lead, (rows, cols) = tf.shape(x)[:-1], A.shape
     flat = tf.reshape(x, tf.stack([tf.reduce_prod(lead), cols]))

@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from tvwarray import _matmul
 from tvwarray._dtypes import product_dtype
-from tvwarray._frozen import FrozenPattern, Operand
+from tvwarray._frozen import FrozenPattern
 from tvwarray._namespace import Array
+from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
 from tvwarray.tf._tensors import to_array, to_tensor
 
@@ -49,7 +50,7 @@ class Call:
     def multiply(self, x: Array, values: Array | None = None) -> Array:
         """Return ``x @ A.T`` of NumPy or CuPy arrays, x of shape (m, cols)."""
         storage = self.frame if self.pattern is None else self.pattern.fill(values)
-        return _matmul.linear(x, Operand(storage, self.transposed), **self.options)
+        return _matmul.linear(x, Stored(storage, self.transposed), **self.options)
 
 
 def product(call: Call, x: Any, values: Any = None) -> Any:
@@ -62,7 +63,7 @@ def product(call: Call, x: Any, values: Any = None) -> Any:
         held = np.dtype(rest[0].dtype.as_numpy_dtype) if rest else call.frame.dtype
         dtype = product_dtype(held, np.dtype(x.dtype.as_numpy_dtype))
         y = _evaluate(call.multiply, tensors, dtype, call)
-        y.set_shape((x.shape[0], Operand(call.frame, call.transposed).shape[0]))
+        y.set_shape((x.shape[0], Stored(call.frame, call.transposed).shape[0]))
 
         def gradient(dy: Any) -> Any:
             dx = _conj(product(call.flipped, _conj(dy), *rest))

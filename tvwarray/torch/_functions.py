@@ -15,7 +15,8 @@ from tvwarray import _matmul
 from tvwarray._activations import Activation, check_activation
 from tvwarray._epilogue import Epilogue
 from tvwarray._frameworks import native
-from tvwarray._frozen import Operand, frozen_pattern
+from tvwarray._frozen import frozen_pattern
+from tvwarray._operands import Operand, Stored
 from tvwarray.torch._products import Call, Fixed, Product, Trained, Weights
 from tvwarray.torch._tensors import check_tensor, to_array, to_tensor
 
@@ -32,7 +33,7 @@ _transforms_active: Final = getattr(torch._C, "_are_functorch_transforms_active"
 
 @torch.compiler.disable
 def matmul(
-    A: _matmul.Operand,
+    A: Operand,
     x: torch.Tensor,
     *,
     values: torch.Tensor | None = None,
@@ -77,7 +78,7 @@ def matmul(
     options = {"backend": backend, "precision": precision}
     if out is not None or epilogue is not None:
         _refuse_gradient(x, values, out)
-        plain = Operand(_weights(A, values).storage(values), A.transposed)
+        plain = Stored(_weights(A, values).storage(values), A.transposed)
         return _written(plain, x, out, native_parts(epilogue), options)
     if x.ndim == 0 or x.shape[-2 if x.ndim > 1 else 0] != A.shape[1]:
         shape = tuple(x.shape)
@@ -90,7 +91,7 @@ def matmul(
 @torch.compiler.disable
 def linear(
     x: torch.Tensor,
-    A: _matmul.Operand,
+    A: Operand,
     bias: torch.Tensor | None = None,
     activation: Activation | None = None,
     *,
@@ -177,7 +178,7 @@ def native_parts(epilogue: Epilogue | None) -> Epilogue | None:
 
 
 def _linear(
-    A: _matmul.Operand,
+    A: Operand,
     values: torch.Tensor | None,
     x: torch.Tensor,
     bias: torch.Tensor | None,
@@ -187,7 +188,7 @@ def _linear(
     return apply(weights, A.transposed, values, x, bias, A.shape[0], options)
 
 
-def _weights(A: _matmul.Operand, values: torch.Tensor | None) -> Weights:
+def _weights(A: Operand, values: torch.Tensor | None) -> Weights:
     if values is None:
         return Fixed(A.storage)
     pattern = frozen_pattern(A.storage)

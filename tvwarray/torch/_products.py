@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from tvwarray import _matmul
-from tvwarray._frozen import FrozenPattern, Operand
+from tvwarray._frozen import FrozenPattern
+from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
 from tvwarray.torch._tensors import to_array, to_tensor
 
@@ -107,7 +108,7 @@ class Product(torch.autograd.Function):
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
         """Multiply, as arrays."""
-        A = Operand(call.weights.storage(values), call.transposed)
+        A = Stored(call.weights.storage(values), call.transposed)
         plain = None if bias is None else to_array(bias)
         return to_tensor(_matmul.linear(to_array(x), A, plain, **call.options))
 
