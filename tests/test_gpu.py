@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import test_ptx_wgmma as wgmma
+import test_ptx_wgmma_bytes as wgmma_bytes
 from epilogue_problems import near
 from interpreter_launcher import InterpreterLauncher
 from kernel_problems import (
@@ -124,21 +125,37 @@ def test_rounding_agrees_with_the_interpreter(dtype: np.dtype[Any]) -> None:
 )
 def test_one_wgmma_agrees_with_the_interpreter(n: int, depth: int, swizzle: int, kind: str) -> None:
     """The same PTX on hardware: descriptors, swizzles, metadata and sums of every lane."""
+    problem = wgmma.Problem(n, depth, swizzle, kind)
+    body = f"{wgmma.BEGIN} {problem.steps()} {wgmma.COMMIT} {wgmma.WAIT}"
+    np.testing.assert_array_equal(on_hardware(problem, body), problem.run(body))
+
+
+def on_hardware(problem: wgmma.Problem, body: str) -> np.ndarray:
+    """Return what the instructions of a problem give on the device."""
     import cupy
 
     if architecture() != "90":
         pytest.skip("wgmma is on compute capability 9.0 alone")
-    problem = wgmma.Problem(n, depth, swizzle, kind)
-    body = f"{wgmma.BEGIN} {problem.steps()} {wgmma.COMMIT} {wgmma.WAIT}"
     module = cupy.cuda.function.Module()
     module.load(problem.text(body, wgmma.FENCE).encode())
-    out = cupy.full((128, n // 2), cupy.nan, cupy.float32)
+    out = cupy.full((128, problem.n // 2), wgmma.NEVER, problem.sums)
     args = (cupy.asarray(problem.image), cupy.asarray(problem.words), out)
     module.get_function("k")((1,), (128,), args, shared_mem=problem.image.nbytes)
-    simulated = np.full((128, n // 2), np.nan, np.float32)
-    machine = Interpreter(problem.text(body, wgmma.FENCE))
-    machine.launch("k", 1, 128, [problem.image, problem.words, simulated], problem.image.nbytes)
-    np.testing.assert_array_equal(out.get(), simulated)
+    return problem.matrix(out.get())
+
+
+@pytest.mark.parametrize(("kind", "other", "n"), wgmma_bytes.CASES)
+def test_wgmma_of_bytes_agrees_with_the_interpreter(kind: str, other: str, n: int) -> None:
+    """float8 and int8: both operands K-major, metadata of all lanes."""
+    problem = wgmma_bytes.ByteProblem(n, kind, other)
+    np.testing.assert_array_equal(on_hardware(problem, problem.body), problem.run(problem.body))
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
+def test_all_eight_bit_floats_are_those_of_the_interpreter(kind: str, part: int) -> None:
+    problem = wgmma_bytes.all_bit_patterns(kind, part)
+    np.testing.assert_array_equal(on_hardware(problem, problem.body), problem.run(problem.body))
 
 
 def ragged(dtype: np.dtype[Any], sparse: bool, n: int, values: str = "integers") -> Product:

@@ -31,6 +31,8 @@ BEGIN = "wgmma.fence.sync.aligned;"
 COMMIT = "wgmma.commit_group.sync.aligned;"
 WAIT = "wgmma.wait_group.sync.aligned 0;"
 B_AT = 16384
+NEVER = 1 << 24
+"""What no sum is."""
 
 
 def a_byte(r: int, c: int, swizzle: int) -> int:
@@ -52,6 +54,10 @@ def descriptor(start: int, leading: int, stride: int, swizzle: int) -> int:
 
 class Problem:
     """A (64, depth) with pattern 2:4, X (depth, n), and shared memory that holds them."""
+
+    sums: Any = np.float32
+    span = 32
+    """Slots of a product."""
 
     def __init__(self, n: int, depth: int, swizzle: int, kind: str = "f16") -> None:
         rng = np.random.default_rng(n + depth)
@@ -102,15 +108,19 @@ class Problem:
         )
 
     def steps(self) -> str:
-        return " ".join(self.product(s, int(s > 0)) for s in range(self.depth // 32))
+        return " ".join(self.product(s, int(s > 0)) for s in range(self.depth // self.span))
 
     def run(self, body: str, before: str = FENCE, order: Any = "forward") -> np.ndarray:
         """Run `body` on shared memory filled with the image; return D (64, n)."""
-        out = np.full((128, self.n // 2), np.nan, np.float32)
+        out = np.full((128, self.n // 2), NEVER, self.sums)
         Interpreter(self.text(body, before), order=order).launch(
             "k", 1, 128, [self.image, self.words, out], self.image.nbytes
         )
-        d = np.full((64, self.n), np.nan, np.float32)
+        return self.matrix(out)
+
+    def matrix(self, out: np.ndarray) -> np.ndarray:
+        """Put the sums of all threads where they belong."""
+        d = np.full((64, self.n), NEVER, self.sums)
         for thread in range(128):
             for i in range(self.n // 2):
                 row = thread // 32 * 16 + thread % 32 // 4 + 8 * (i >> 1 & 1)
@@ -128,7 +138,7 @@ class Problem:
 .extern .shared .align 1024 .b8 s[];
 .visible .entry k(.param .u64 image, .param .u64 words, .param .u64 out)
 {{
-    .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b32 %e<8>; .reg .b64 %rd<20>; .reg .f32 %f<128>;
+    .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b32 %e<8>; .reg .b64 %rd<20>; .reg .b32 %f<128>;
     .reg .b32 %a<4>;
     mov.u32 %r0, %tid.x;
     ld.param.u64 %rd1, [image];

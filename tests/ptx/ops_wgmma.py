@@ -23,9 +23,38 @@ from .warp import Array, Mask, Warp
 from .wgmma import Descriptor, accumulators
 
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
-_TYPES = {"f16": "f16", "bf16": "bf16"}
-_DEPTH = {True: 32, False: 16}  # k of 16-bit types, sparse and dense
-_TILE = {True: "m16n8k32", False: "m16n8k16"}  # the shape whose A a warp's part of A is
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Types that one instruction takes together.
+
+    `depth` is k and `tile` the shape of ``mma`` whose A a warp's part of A is, by sparse; `signs`
+    says whether operands can be negated, `major` whether B may lie with n contiguous.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    sums: str
+    depth: dict[bool, int]
+    tile: dict[bool, str]
+    signs: bool
+    major: bool
+
+    @property
+    def chunk(self) -> int:
+        """Elements of 16 bytes."""
+        return 16 if self.name == "byte" else 8
+
+
+_HALF = {True: 32, False: 16}, {True: "m16n8k32", False: "m16n8k16"}
+_BYTE = {True: 64, False: 32}, {True: "m16n8k64", False: "m16n8k32"}
+_FAMILIES = (
+    _Family("half", frozenset({"f16"}), "f32", *_HALF, signs=True, major=True),
+    _Family("half", frozenset({"bf16"}), "f32", *_HALF, signs=True, major=True),
+    _Family("byte", frozenset({"e4m3", "e5m2"}), "f32", *_BYTE, signs=True, major=False),
+    _Family("byte", frozenset({"s8", "u8"}), "s32", *_BYTE, signs=False, major=False),
+)
 
 
 @opcode("wgmma", control=True)
@@ -67,7 +96,10 @@ class _Form:
 
     columns: int
     depth: int
-    kind: str
+    family: _Family
+    a_kind: str
+    b_kind: str
+    saturate: bool
     shape: Shape
     sparse: bool
     selector: int
@@ -85,15 +117,21 @@ def _form(ins: Instruction) -> tuple[_Form, list[Operand]]:
     rest = list(ins.modifiers[1:])
     sparse = rest[:1] == ["sp"]
     rest = rest[sparse:]
+    saturate = rest[3:5] == ["satfinite", "s32"]
+    if saturate:
+        del rest[3]
     match = (
         _SHAPE.fullmatch(rest[2]) if len(rest) == 6 and rest[:2] == ["sync", "aligned"] else None
     )
-    if match is None or rest[3] != "f32" or rest[4] not in _TYPES or rest[4] != rest[5]:
+    family = next((f for f in _FAMILIES if set(rest[4:]) <= f.kinds and rest[3] == f.sums), None)
+    if match is None or family is None:
         raise UnknownOpcode(f"{ins.mnemonic} is not supported")
     columns, depth = int(match[1]), int(match[2])
-    if columns % 8 or not 8 <= columns <= 256 or depth != _DEPTH[sparse]:
+    if columns % 8 or not 8 <= columns <= 256 or depth != family.depth[sparse]:
         raise UnknownOpcode(f"{ins.mnemonic} does not exist")
-    shape = find_shape(_TILE[sparse], "half", sparse)
+    if family.sums == "s32" and columns > 32 and columns % 16:
+        raise UnknownOpcode(f"{ins.mnemonic} does not exist: widths are 24 or multiples of 16")
+    shape = find_shape(family.tile[sparse], family.name, sparse)
     assert shape is not None
     operands = list(ins.operands)
     sums = _registers(operands.pop(0), columns // 2)
@@ -105,18 +143,21 @@ def _form(ins: Instruction) -> tuple[_Form, list[Operand]]:
         word, which = operands.pop(0), operands.pop(0)
         metadata = _registers(Vector((word,)), 1)
         selector = _constant(which, "the sparsity selector")
-        if selector not in (0, 1):
-            raise IllegalSelector(f"sparsity selector {selector}; this shape allows 0 and 1")
+        assert shape.metadata is not None
+        if not 0 <= selector < shape.metadata.selectors:
+            allowed = " and ".join(map(str, range(shape.metadata.selectors)))
+            raise IllegalSelector(f"sparsity selector {selector}; this shape allows {allowed}")
     scale = operands.pop(0)
-    signs = [_constant(operands.pop(0), "a sign") for _ in range(2)]
-    if signs != [1, 1]:
+    majors = (1 if a_registers else 2) if family.major else 0
+    if len(operands) != (2 if family.signs else 0) + majors:
+        raise InvalidOperand(f"{ins.mnemonic} has {len(ins.operands)} operands")
+    signs = [_constant(operands.pop(0), "a sign") for _ in range(2 if family.signs else 0)]
+    if any(sign != 1 for sign in signs):
         raise UnknownOpcode(f"{ins.mnemonic} with a negated operand is not supported")
     transposed = [bool(_constant(x, "a transposition")) for x in operands]
-    if len(transposed) != (1 if a_registers else 2):
-        raise InvalidOperand(f"{ins.mnemonic} has {len(ins.operands)} operands")
     form = _Form(
-        columns, depth, rest[4], shape, sparse, selector, a_registers, tuple(sums), metadata,
-        not a_registers and transposed[0], transposed[-1],
+        columns, depth, family, rest[4], rest[5], saturate, shape, sparse, selector, a_registers,
+        tuple(sums), metadata, majors == 2 and transposed[0], majors > 0 and transposed[-1],
     )  # fmt: skip
     if form.transposed_a:
         raise UnknownOpcode(f"{ins.mnemonic} with A transposed is not supported")
@@ -149,20 +190,20 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
         if a_bits is None:
             products.check_registers(form.a_registers, "registers of A")
             raw = np.stack([w.regs[i] for i in form.a_registers])
-            stored = gather(values_of(raw, form.kind), form.shape.a, 1)
+            stored = gather(values_of(raw, form.a_kind), form.shape.a, 1)
             name_a = -1
         else:
             name_a = _uniform(w, a_bits(w), "descriptor")
             rows = w.number % 4 * 16 + np.arange(16)
-            width = form.depth // (2 if form.sparse else 1) // 8
-            stored = _read(w, Descriptor.of(name_a).k_major(rows, width), form.kind, chunks)[None]
+            width = form.depth // (2 if form.sparse else 1) // form.family.chunk
+            stored = _read(w, Descriptor.of(name_a).k_major(rows, width), form.a_kind, chunks)[None]
         name_b = _uniform(w, b_bits(w), "descriptor")
         descriptor = Descriptor.of(name_b)
         if form.transposed_b:
-            right = _read(w, descriptor.mn_major(form.depth, form.columns), form.kind, chunks)
+            right = _read(w, descriptor.mn_major(form.depth, form.columns), form.b_kind, chunks)
         else:
-            at = descriptor.k_major(np.arange(form.columns), form.depth // 8)
-            right = _read(w, at, form.kind, chunks).T
+            at = descriptor.k_major(np.arange(form.columns), form.depth // form.family.chunk)
+            right = _read(w, at, form.b_kind, chunks).T
         inputs = [(i, w.regs[i]) for i in form.a_registers + form.metadata]
         if form.sparse:
             word = w.regs[form.metadata[0]].view(np.uint32)
@@ -176,15 +217,27 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
         if keep:
             if before is None:
                 products.check_registers(list(form.sums), "accumulators")
-                raw = np.stack([w.regs[i].view(np.float32) for i in form.sums])
+                raw = np.stack([w.regs[i].view(_SUMS[form.family.sums]) for i in form.sums])
                 before = gather(raw.astype(np.float64)[:, :, None], accumulators(form.columns), 1)[
                     0
                 ]
             total = total + before
-        sums = total.astype(np.float32)
-        products.start(Product(form.sums, inputs, chunks), sums, hash((pc, name_a, name_b, keep)))
+        name = hash((pc, name_a, name_b, keep))
+        products.start(Product(form.sums, inputs, chunks), _finish(form, total), name)
 
     return aligned(inner, d.pc, "wgmma.mma_async")
+
+
+_SUMS = {"f32": np.float32, "s32": np.int32}
+
+
+def _finish(form: _Form, total: Array) -> Array:
+    """The sums as their registers hold them; integers wrap around, or saturate where asked."""
+    if form.family.sums == "f32":
+        return total.astype(np.float32)
+    if form.saturate:
+        total = np.clip(total, -(2.0**31), 2.0**31 - 1)
+    return total.astype(np.int64).astype(np.int32)
 
 
 def _uniform(w: Warp, value: Array, what: str) -> int:
@@ -195,7 +248,7 @@ def _uniform(w: Warp, value: Array, what: str) -> int:
 
 
 def _read(w: Warp, address: Array, kind: str, chunks: list[Array]) -> Array:
-    """Elements of a matrix in shared memory, shape (rows, 8 a chunk), whose chunks are noted."""
+    """Elements of a matrix in shared memory, shape (rows, elements), whose chunks are noted."""
     shared = w.launch.shared
     if int(address.min()) < 0 or int(address.max()) + 16 > shared.size:
         raise OutOfBounds(
@@ -207,5 +260,5 @@ def _read(w: Warp, address: Array, kind: str, chunks: list[Array]) -> Array:
         shared.shadow.start_async_read(w, rows)
     chunks.append(rows)
     raw = shared.view(2, 16).take(rows, axis=0).reshape(len(address), -1)
-    out: Array = values_of(raw.view(np.uint16), kind).reshape(raw.shape)
+    out: Array = values_of(raw, kind).reshape(len(address), -1)
     return out
