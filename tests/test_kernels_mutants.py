@@ -29,17 +29,19 @@ from tvwarray._kernels.config import KernelConfig
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs
 
-KERNEL = "sm80_tvw_gemm.cu"
+KERNEL, COPIES, FRAGMENTS, STORE = (
+    "sm80_tvw_gemm.cu", "sm80_copies.cuh", "sm80_fragments.cuh", "sm80_store.cuh",
+)  # fmt: skip
 ARCHITECTURE = "90"
 
 
 WAIT = "            wait_for_copies();\n"
 BARRIER = "            block_barrier();\n"
 NEXT = "            write = read;"
-FIRST_BARRIER = "        block_barrier();\n        load_fragments"
+FIRST_BARRIER = "        block_barrier();\n        fragments.load"
 FIRST_WAIT = "        wait_for_copies();\n" + FIRST_BARRIER
 STORE_ONE = "if (n0 + e < n) to[e]"
-INSIDE = "column >= 0 && my_n < n"
+INSIDE = "column >= 0 && my_n < x.n"
 SECOND = "multiply_sparse<1>(to, of[0], b[i % 2][j], word)"
 
 MUTANTS = {
@@ -64,7 +66,7 @@ MUTANTS = {
     ),
     "prefetch before the barrier": Mutant(
         KERNEL, BARRIER + NEXT,
-        "            if (step + config::stages < block.steps) fetch(read, next_columns, 0, 99);\n"
+        "            if (step + config::stages < steps) copies.fetch(read, next_columns, 0, 99);\n"
         + BARRIER + NEXT,
         RaceError, "WriteAfterRead",
     ),
@@ -73,11 +75,11 @@ MUTANTS = {
     ),
     "no barrier before the result is staged": Mutant(
         KERNEL, BARRIER + NEXT,
-        "            if (step + 1 < block.steps) block_barrier();\n" + NEXT, RaceError,
+        "            if (step + 1 < steps) block_barrier();\n" + NEXT, RaceError,
     ),
     "missing warp barrier": Mutant(
-        KERNEL, "        warp_barrier();\n#pragma unroll\n        for (int i = 0; i < stores",
-        "#pragma unroll\n        for (int i = 0; i < stores", RaceError, "MissingWarpSync",
+        STORE, "    warp_barrier();\n#pragma unroll\n    for (int i = 0; i < stores",
+        "#pragma unroll\n    for (int i = 0; i < stores", RaceError, "MissingWarpSync",
     ),
     "ring one stage short": Mutant(
         KERNEL, "ring + config::stages * stage_bytes;",
@@ -85,22 +87,22 @@ MUTANTS = {
     ),
     # ---- metadata ----
     "swapped metadata halves": Mutant(
-        KERNEL, "metadata[m][w] = next_metadata[m][w];",
+        FRAGMENTS, "metadata[m][w] = next_metadata[m][w];",
         "metadata[m][w] = next_metadata[m][w] >> 16 | next_metadata[m][w] << 16;", WrongResultError,
     ),
-    "wrong selector": Mutant(KERNEL, SECOND, SECOND.replace("<1>", "<0>"), WrongResultError),
+    "wrong selector": Mutant(FRAGMENTS, SECOND, SECOND.replace("<1>", "<0>"), WrongResultError),
     "selector that does not exist": Mutant(
-        KERNEL, SECOND, SECOND.replace("<1>", "<2>"), IllegalSelector
+        FRAGMENTS, SECOND, SECOND.replace("<1>", "<2>"), IllegalSelector
     ),
     "metadata of the next step": Mutant(
-        KERNEL, SECOND, SECOND.replace("word", "next_metadata[m][0]"), WrongResultError
+        FRAGMENTS, SECOND, SECOND.replace("word", "next_metadata[m][0]"), WrongResultError
     ),
     "metadata of zeros beyond the tile": Mutant(
-        KERNEL, "copy_async(stage + meta_at + at, from, true)",
+        COPIES, "copy_async(stage + meta_at + at, from, true)",
         "copy_async(stage + meta_at + at, from, at == valid)", InvalidMetadata,
     ),
     "metadata of the wrong brick": Mutant(
-        KERNEL, "stage + meta_at + brick *", "stage + meta_at + (brick ^ 1) *", WrongResultError
+        FRAGMENTS, "stage + meta_at + brick *", "stage + meta_at + (brick ^ 1) *", WrongResultError
     ),
     # ---- where things lie ----
     "swizzle removed": Mutant(
@@ -108,19 +110,19 @@ MUTANTS = {
         BankConflictError,
     ),
     "swizzle of another row": Mutant(
-        KERNEL, "swizzle_x(first_row, gather_chunk)",
+        COPIES, "swizzle_x(first_row, gather_chunk)",
         "swizzle_x(first_row + 1, gather_chunk)", WrongResultError,
     ),
     "column list shifted": Mutant(
-        KERNEL, "block.slots + warp * gather_rows", "block.slots + 1 + warp * gather_rows",
+        COPIES, "block.slots + warp * gather_rows", "block.slots + 1 + warp * gather_rows",
         OutOfBounds,
     ),
     "column list shifted backwards": Mutant(
-        KERNEL, "block.slots + warp * gather_rows",
-        "max(block.slots - 1, 0) + warp * gather_rows", WrongResultError,
+        COPIES, "item.block.slots + warp * gather_rows",
+        "max(item.block.slots - 1, 0) + warp * gather_rows", WrongResultError,
     ),
     "columns of the wrong lane": Mutant(
-        KERNEL, "from_lane(columns, i * gather_rows + gather_row)",
+        COPIES, "from_lane(columns, i * gather_rows + gather_row)",
         "from_lane(columns, (i * gather_rows + gather_row) ^ 1)", WrongResultError,
     ),
     "columns of the step before": Mutant(
@@ -128,47 +130,47 @@ MUTANTS = {
         WrongResultError,
     ),
     "wrong row scatter": Mutant(
-        KERNEL, "load_int(rows + block.rows + row)", "load_int(rows + block.rows + (row ^ 1))",
+        STORE, "load_int(rows + block.rows + row)", "load_int(rows + block.rows + (row ^ 1))",
         WrongResultError,
     ),
     "swapped columns of a pair": Mutant(
-        KERNEL, "round_pair(low, high)", "round_pair(high, low)", WrongResultError
+        STORE, "round_pair(low, high)", "round_pair(high, low)", WrongResultError
     ),
     "values of the wrong brick": Mutant(
-        KERNEL, "= brick * brick_fragments", "= (brick ^ 1) * brick_fragments", WrongResultError
+        FRAGMENTS, "= brick * brick_fragments", "= (brick ^ 1) * brick_fragments", WrongResultError
     ),
     "fragments of one set": Mutant(
-        KERNEL, "to)[group_columns] = b[i % 2];", "to)[group_columns] = b[(i + 1) % 2];",
+        FRAGMENTS, "to)[group_columns] = b[i % 2];", "to)[group_columns] = b[(i + 1) % 2];",
         WrongResultError
     ),
     # ---- edges ----
     "tail mask off by one": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e <= n) to[e]", RaceError, "CrossBlock"
+        STORE, STORE_ONE, "if (n0 + e <= n) to[e]", RaceError, "CrossBlock"
     ),
     "last column not stored": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
+        STORE, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
     ),
-    "tail of X not masked": Mutant(KERNEL, INSIDE, "column >= 0", OutOfBounds),
+    "tail of X not masked": Mutant(COPIES, INSIDE, "column >= 0", OutOfBounds),
     "tail of X off by one chunk": Mutant(
-        KERNEL, INSIDE, "column >= 0 && my_n <= n + 7", OutOfBounds
+        COPIES, INSIDE, "column >= 0 && my_n <= x.n + 7", OutOfBounds
     ),
-    "padding slot reads X": Mutant(KERNEL, INSIDE, "my_n < n", OutOfBounds),
+    "padding slot reads X": Mutant(COPIES, INSIDE, "my_n < x.n", OutOfBounds),
     "bricks beyond the tile are stored": Mutant(
-        KERNEL, "row < block.bricks * brick_rows ? load", "true ? load", RaceError, "CrossBlock"
+        STORE, "row < block.bricks * brick_rows ? load", "true ? load", RaceError, "CrossBlock"
     ),
     "padding rows are stored": Mutant(
-        KERNEL, "if (to_row[i] >= 0) store", "store", OutOfBounds
+        STORE, "if (to_row[i] >= 0) to.store", "to.store", OutOfBounds
     ),
     "rows that are zero are left out": Mutant(
-        KERNEL, "    // ---- Registers to Y", "    if (block.steps == 0) return;\n    // ----",
+        KERNEL, "    // The ring is free", "    if (item.block.steps == 0) return;\n    //",
         UnwrittenError,
     ),
     "last step left out": Mutant(
-        KERNEL, "step < block.steps; ++step", "step < block.steps - 1; ++step",
+        KERNEL, "step < steps; ++step", "step < steps - 1; ++step",
         (WrongResultError, RaceError),
     ),
     "a copy of metadata left out": Mutant(
-        KERNEL, "if (of - 1 - i * of / meta_copies == share) copy_meta",
+        COPIES, "if (of - 1 - i * of / meta_copies == share) copy_meta",
         "if (of - 1 - i * of / meta_copies == share && thread != 5) copy_meta", UninitialisedRead,
     ),
     # ---- the work ----

@@ -39,7 +39,9 @@ class Mutant:
     error: type[Exception] | tuple[type[Exception], ...] = WrongResultError
 
 
-GEMM, FEW = "sm80_tvw_gemm.cu", "sm80_tvw_few.cu"
+FEW, FRAGMENTS, PIECES, STORE = (
+    "sm80_tvw_few.cu", "sm80_fragments.cuh", "sm80_pieces.cuh", "sm80_store.cuh",
+)  # fmt: skip
 
 EVEN = (
     "to[2 * j].word[r] =\n                        "
@@ -50,17 +52,17 @@ WAIT = "    wait_for_all_copies();\n"
 MUTANTS = {
     # ---- 8-bit values ----
     "even and odd columns exchanged": Mutant(
-        "int8", GEMM, EVEN + "0x6420);", EVEN + "0x7531);"
+        "int8", FRAGMENTS, EVEN + "0x6420);", EVEN + "0x7531);"
     ),
     "lower slots read twice": Mutant(
-        "int8", GEMM, "load_matrices_transposed(from + 32 * x_row_bytes)",
+        "int8", FRAGMENTS, "load_matrices_transposed(from + 32 * x_row_bytes)",
         "load_matrices_transposed(from + 0 * x_row_bytes)",
     ),
     "metadata of the other product": Mutant(
-        "int8", GEMM, "metadata[m][k / selectors]", "metadata[m][1 - k / selectors]"
+        "int8", FRAGMENTS, "metadata[m][k / selectors]", "metadata[m][1 - k / selectors]"
     ),
     "sums of 8-bit values in fragment order": Mutant(
-        "int8", GEMM, "bits_of(pair[0]), bits_of(odd[0]), bits_of(pair[1]),",
+        "int8", STORE, "bits_of(pair[0]), bits_of(odd[0]), bits_of(pair[1]),",
         "bits_of(pair[0]), bits_of(pair[1]), bits_of(odd[0]),",
     ),
     # ---- elements that are loaded one by one ----
@@ -68,40 +70,41 @@ MUTANTS = {
         "tf32", "layout.cuh", "chunk ^ row % 4 * 2;", "chunk;", BankConflictError
     ),
     "rows of wide elements too near": Mutant(
-        "tf32", GEMM, "load_shared(from + 4 * r * x_row_bytes)",
+        "tf32", FRAGMENTS, "load_shared(from + 4 * r * x_row_bytes)",
         "load_shared(from + 3 * r * x_row_bytes)",
     ),
     "selectors of tf32 exchanged": Mutant(
-        "tf32", GEMM, "if (k % selectors == 0) multiply_sparse<0>",
+        "tf32", FRAGMENTS, "if (k % selectors == 0) multiply_sparse<0>",
         "if (k % selectors == 0) multiply_sparse<1>",
     ),
     # ---- parts of float32 ----
     "the small products are left out": Mutant(
-        "float32", GEMM, "finite ? large + small[m][j].word[w] : large", "large"
+        "float32", FRAGMENTS, "finite ? large + small[m][j].word[w] : large", "large"
     ),
     "a part of X is used for another": Mutant(
-        "float32", GEMM, "const int part = i / groups % parts;\n        FragmentB",
+        "float32", FRAGMENTS, "const int part = i / groups % parts;\n        FragmentB",
         "const int part = 0;\n        FragmentB",
     ),
     "parts of A lie too near": Mutant(
-        "float32", GEMM, "stage + values_at + part * value_bytes + fragment * fragment_bytes",
+        "float32", FRAGMENTS, "stage + values_at + part * value_bytes + fragment * fragment_bytes",
         "stage + values_at + fragment * fragment_bytes",
     ),
     # ---- pieces of tiles ----
     "a piece is not counted": Mutant(
-        "pieces", GEMM, "count_and_wrap(arrived + counter, block.pieces - 1)",
-        "count_and_wrap(arrived + counter, block.pieces)", (UnwrittenError, AssertionError),
+        "pieces", PIECES, "count_and_wrap(to.arrived + counter, item.block.pieces - 1)",
+        "count_and_wrap(to.arrived + counter, item.block.pieces)", (UnwrittenError, AssertionError),
     ),
     "the last piece is left out": Mutant(
-        "pieces", GEMM, "piece < block.pieces; ++piece", "piece < block.pieces - 1; ++piece"
+        "pieces", PIECES, "piece < item.block.pieces; ++piece",
+        "piece < item.block.pieces - 1; ++piece",
     ),
     "pieces in the same place": Mutant(
-        "pieces", GEMM, "static_cast<long long>(block.first_piece + piece) * columns",
-        "static_cast<long long>(block.first_piece) * columns",
+        "pieces", PIECES, "static_cast<long long>(item.block.first_piece + piece) * to.columns",
+        "static_cast<long long>(item.block.first_piece) * to.columns",
         (WrongResultError, UninitialisedRead, RaceError),
     ),
     "sums begin with the last piece's": Mutant(
-        "pieces", GEMM, "each_sum(0, take);", "each_sum(block.piece, take);"
+        "pieces", PIECES, "each_sum(0, take);", "each_sum(item.block.piece, take);"
     ),
     # ---- the epilogue ----
     "alpha after the bias": Mutant(
@@ -119,17 +122,17 @@ MUTANTS = {
         (OutOfBounds, UninitialisedRead),
     ),
     "chunks of sums exchanged": Mutant(
-        "fused", GEMM, "(e / 4 ^ turn) == 0 ? first : last", "(e / 4) == 0 ? first : last"
+        "fused", STORE, "(e / 4 ^ turn) == 0 ? first : last", "(e / 4) == 0 ? first : last"
     ),
     "all lanes begin with one chunk": Mutant(
-        "fused", GEMM, "lane_chunks == 2 ? lane / 4 % 2 : 0", "0", BankConflictError
+        "fused", STORE, "lane_chunks == 2 ? lane / 4 % 2 : 0", "0", BankConflictError
     ),
     "swizzle of sums removed": Mutant(
         "fused", "layout.cuh", "return chunk ^ ((chunks >= 8 ? row % 2 * 4 : 0) | (row & 2));",
         "return chunk;", BankConflictError,
     ),
     "a brick of sums is overwritten": Mutant(
-        "fused", GEMM, "            warp_barrier();  // the brick before has been read\n", "",
+        "fused", STORE, "        warp_barrier();  // the brick before has been read\n", "",
         RaceError,
     ),
     # ---- few columns ----

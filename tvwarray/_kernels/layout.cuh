@@ -23,6 +23,7 @@
 // arrays of values, which share the metadata.
 __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+constexpr int parts = config::parts;
 constexpr int brick_rows = 16;
 constexpr int step_slots = element_bytes == 1 ? 128 : 64;
 constexpr int k_slots = 64 / element_bytes;  // of a FragmentB
@@ -147,4 +148,27 @@ __device__ inline Work work_of(int index, int entries, int columns, int strip) {
     const int within = index - of_strip * entries * strip;
     const int entry = within / width;
     return {entry, first + within - entry * width};
+}
+
+// The launch as a whole, of which a block takes an item.
+struct Grid {
+    const int* list;  // the work list, `entries` Blocks of 8 words
+    int entries;
+    int n_blocks;  // n / block_n, rounded up
+    int columns;   // n_blocks of all X
+    int strip;     // of them, how many are worked on together
+};
+
+struct Item {
+    Block block;
+    int column;  // as in Work
+    int batch;   // which X
+    int n0;      // its first column
+};
+
+__device__ inline Item item_of(int index, const Grid& grid) {
+    const Work work = work_of(index, grid.entries, grid.columns, grid.strip);
+    const int batch = work.column / grid.n_blocks;
+    return {load_block(grid.list, work.entry), work.column, batch,
+            (work.column - batch * grid.n_blocks) * config::block_n};
 }
