@@ -106,7 +106,7 @@ MUTANTS = {
     ),
     # ---- where things lie ----
     "swizzle removed": Mutant(
-        "layout.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
+        "swizzle.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
         BankConflictError,
     ),
     "swizzle of another row": Mutant(
@@ -175,11 +175,11 @@ MUTANTS = {
     ),
     # ---- the work ----
     "the last strip is taken for a whole one": Mutant(
-        "layout.cuh", "const int width = min(strip, columns - first);",
+        "strips.cuh", "const int width = min(strip, columns - first);",
         "const int width = strip;", (UnwrittenError, OutOfBounds),
     ),
     "two blocks do the same": Mutant(
-        "layout.cuh", "const int entry = within / width;",
+        "strips.cuh", "const int entry = within / width;",
         "const int entry = within / width / 2 * 2;", (RaceError, UnwrittenError, OutOfBounds),
     ),
 }  # fmt: skip

@@ -162,7 +162,7 @@ MUTANTS = {
         (WrongResultError, UninitialisedRead),
     ),
     "the swizzle of few columns removed": Mutant(
-        "few", "layout.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
+        "few", "swizzle.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
         BankConflictError,
     ),
 }  # fmt: skip

@@ -3,6 +3,8 @@
 #include "types.cuh"
 #include "config.cuh"
 #include "products.cuh"
+#include "swizzle.cuh"
+#include "strips.cuh"
 
 // ---- The packed matrix -------------------------------------------------------------------------
 //
@@ -21,8 +23,6 @@
 // fragment covers all slots of a FragmentB with 2:4 and half of them without. Metadata of a brick:
 // 32 lanes x 1 word, or twice that. The parts of a value (float32 as several bfloat16) are as many
 // arrays of values, which share the metadata.
-__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 constexpr int parts = config::parts;
 constexpr int brick_rows = 16;
 constexpr int step_slots = element_bytes == 1 ? 128 : 64;
@@ -53,27 +53,10 @@ constexpr int values_at = config::parts * x_bytes;
 constexpr int meta_at = values_at + config::parts * value_bytes;
 constexpr int stage_bytes = meta_at + meta_bytes;
 
-// Where chunk `chunk` of row `row` stands in its row, for rows of `chunks` chunks of 16 bytes.
-//
-// ldmatrix reads 8 rows at one chunk in each of its four phases. Rows of 8 chunks or more are whole
-// multiples of the 32 banks (128 bytes): stored plainly, the 8 accesses meet in the same four
-// banks, an 8-way conflict. The XOR sends them to the 8 different chunks of a 128-byte line. It
-// permutes chunks within the row, so a copy of a whole row still fills all banks evenly, and is
-// its own inverse. Of shorter rows several share a line, and the row counts in lines:
-//
-//   8 chunks a row                       4 chunks a row, two rows a line
-//   chunk   0 1 2 3 4 5 6 7              chunk   0 1 2 3
-//   row 1   1 0 3 2 5 4 7 6              rows 0, 1   0 1 2 3
-//   row 2   2 3 0 1 6 7 4 5              rows 2, 3   1 0 3 2
-//   row 3   3 2 1 0 7 6 5 4              rows 4, 5   2 3 0 1
-__device__ constexpr int swizzle(int row, int chunk, int chunks) {
-    const int width = chunks < 8 ? chunks : 8;
-    return chunk ^ (row / (8 / width) % width);
-}
-
-// The same for X. Elements of 4 and 8 bytes are not loaded by ldmatrix but one by one: a lane 4 g + t
-// reads column g of row t, so that four rows meet, each at a run of 32 bytes, two chunks. Counting
-// rows in pairs of chunks sends them to the four quarters of a line.
+// Where a chunk of X stands: by swizzle.cuh, but that elements of 4 and 8 bytes are not loaded by
+// ldmatrix but one by one. A lane 4 g + t reads column g of row t, so that four rows meet, each at a
+// run of 32 bytes, two chunks. Counting rows in pairs of chunks sends them to the four quarters of
+// a line.
 __device__ constexpr int swizzle_x(int row, int chunk) {
     return element_bytes <= 2 ? swizzle(row, chunk, x_chunks) : chunk ^ row % 4 * 2;
 }
@@ -122,32 +105,6 @@ __device__ inline Block load_block(const int* list, int index) {
     const int4 tail = load_int4(list + 8 * index + 4);
     return {head.x, head.y,         head.z,        head.w, tail.x,
             tail.y, tail.z & 65535, tail.z >> 16, tail.w};
-}
-
-// Which entry of the work list and which columns of X block `index` of the launch takes.
-//
-// X is cut into strips of `strip` blocks' width, small enough to stay in L2 together with what is
-// being read of A. Blocks run through one strip after another, inside a strip along the work list
-// (longest first, so the last ones to start are the short ones), and take all columns of a strip
-// at one entry before the next, so that neighbours in time share the values of A:
-//
-//                 strip 0      strip 1
-//   entry 0      0   1   2     9  10  11
-//   entry 1      3   4   5    12  13  14
-//   entry 2      6   7   8    15  16  17
-// Several matrices X of one shape, a batch, are so many blocks' widths more.
-struct Work {
-    int entry;
-    int column;  // which block's width of which X: counted through the batch
-};
-
-__device__ inline Work work_of(int index, int entries, int columns, int strip) {
-    const int of_strip = index / (entries * strip);
-    const int first = of_strip * strip;
-    const int width = min(strip, columns - first);
-    const int within = index - of_strip * entries * strip;
-    const int entry = within / width;
-    return {entry, first + within - entry * width};
 }
 
 // The launch as a whole, of which a block takes an item.

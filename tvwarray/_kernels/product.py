@@ -1,44 +1,40 @@
-"""The product: operands brought into place, the epilogue cut into what is fused and the rest."""
+"""The product: the kernel that ranks first, started with all it is passed; what is not fused."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 import numpy as np
 
-from tvwarray._dtypes import (
-    BFLOAT16,
-    FLOAT16,
-    FLOAT32,
-    INT32,
-    DType,
-    accumulate_dtype,
-    product_dtype,
-)
+from tvwarray._dtypes import FLOAT32, INT32, DType, accumulate_dtype, product_dtype
 from tvwarray._epilogue import IDENTITY, Epilogue, finish, without
 from tvwarray._errors import BackendError
+from tvwarray._kernels.arguments import (
+    OUTPUTS,
+    batch_stride,
+    epilogue_arguments,
+    is_fused,
+    operand_of,
+    pitch_of,
+)
 from tvwarray._kernels.balance import most_steps
-from tvwarray._kernels.compile import CompiledKernel, compile_kernel
-from tvwarray._kernels.config import ELEMENT_BYTES, Element, FewConfig, KernelConfig
+from tvwarray._kernels.compile import compile_kernel
+from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
-from tvwarray._kernels.elements import FLOAT64, bfloat16_parts
+from tvwarray._kernels.elements import FLOAT64
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
-from tvwarray._kernels.repeat import CHUNK, Launch, overlap, place_of, scratch
-from tvwarray._namespace import Array, array_namespace, as_dtype, device_of, dtype_of
+from tvwarray._kernels.repeat import Launch, overlap, place_of, scratch
+from tvwarray._namespace import Array, array_namespace, device_of, dtype_of
 
-_OUTPUTS: Final[dict[DType, Element]] = {
-    FLOAT16: "float16",
-    BFLOAT16: "bfloat16",
-    FLOAT32: "float32",
-    INT32: "int32",
-    FLOAT64: "float64",
-}
+_SUMS: Final = {"float32": np.float32, "int32": np.int32, "float64": np.float64}
+
+_compiled: Final = cache(compile_kernel)
 
 
 def multiply(
@@ -82,7 +78,7 @@ def multiply(
             if (prepared := packed.memo.get(key)) is not None:
                 return prepared.start(x, out)
         dtype = product_dtype(packed.dtype, dtype_of(x))
-        if _is_fused(epilogue, dtype):
+        if is_fused(epilogue, dtype):
             return _run(launcher, packed, x, out, config, epilogue, key)
         if callable(epilogue.activation) and dtype not in (INT32, FLOAT64):
             before = without(epilogue, "activation", "residual")
@@ -92,19 +88,6 @@ def multiply(
             return finish(after, sums, FLOAT32, out)
         plain = Epilogue(out_dtype=accumulate_dtype(dtype))
         return finish(epilogue, _run(launcher, packed, x, None, config, plain), dtype, out)
-
-
-def _is_fused(epilogue: Epilogue, dtype: DType) -> bool:
-    result = epilogue.result_dtype(dtype)
-    if callable(epilogue.activation) or result not in _OUTPUTS:
-        return False
-    if dtype == FLOAT64 or result == FLOAT64:
-        return epilogue.is_cast and dtype == result
-    if dtype == INT32 or result == INT32:
-        return (epilogue.is_cast and dtype == result) or (
-            dtype == INT32 and result != INT32 and epilogue.work_dtype(dtype) == FLOAT32
-        )
-    return True
 
 
 def _run(
@@ -132,9 +115,9 @@ def _run(
     config = config or _best(packed, n, device, epilogue, dtype, x.ndim == 2)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, key)
-    in_place = _pitch(out) >= n and not overlap(x, out)
+    in_place = pitch_of(out) >= n and not overlap(x, out)
     y = out if in_place else xp.empty(shape, dtype=dtype, device=device_of(x))
-    operand = _operand(launcher, packed, x)
+    operand = operand_of(launcher, packed.form, x)
     batch = 1 if x.ndim == 2 else int(x.shape[0])
     n_blocks = -(-n // config.block_n)
     columns = n_blocks * batch
@@ -152,9 +135,9 @@ def _run(
         work = slabs.work_list(config.block_rows)
         items = int(work.shape[0]) * columns
         passed = (
-            operand.array, operand.pitch // operand.array.itemsize, Result(y), _pitch(y),
+            operand.array, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
             slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, strip,
-            *_epilogue_arguments(xp, epilogue, dtype, y),
+            *epilogue_arguments(xp, epilogue, dtype, y),
         )  # fmt: skip
         # Its blocks take one item after another.
         kernel = _compiled(config, device.architecture)
@@ -172,10 +155,10 @@ def _run(
         arrived = scratch(launcher, packed, x, np.uint32, pieces * columns)
     args = (
         operand.array, operand.pitch, np.int64(operand.part), np.int64(operand.batch),
-        Result(y), _pitch(y), np.int64(_batch_stride(y)),
+        Result(y), pitch_of(y), np.int64(batch_stride(y)),
         packed.values, np.int64(packed.values.nbytes // config.parts), packed.meta,
         packed.cols, packed.rows, work, entries, n, n_blocks, columns, strip, partials, arrived,
-        *_epilogue_arguments(xp, epilogue, dtype, y),
+        *epilogue_arguments(xp, epilogue, dtype, y),
     )  # fmt: skip
     launch = Launch(_compiled(config, device.architecture), entries * columns, args)
     return launch.first(launcher, packed, operand.array, y, x, out, key)
@@ -204,10 +187,10 @@ def _run_few(
     partials = scratch(launcher, packed, x, np.float32, sums * config.block_n)
     arrived = scratch(launcher, packed, x, np.uint32, int(work.shape[0]))
     config = replace(
-        config, output=_OUTPUTS[dtype], fused=not epilogue.is_cast,
+        config, output=OUTPUTS[dtype], fused=not epilogue.is_cast,
         activation=epilogue.activation_name or "none",
     )  # fmt: skip
-    steps = _epilogue_arguments(xp, epilogue, dtype, out)
+    steps = epilogue_arguments(xp, epilogue, dtype, out)
     flat = (*steps[:5], *steps[6:9], *steps[10:])  # no strides of batches
     args = (
         x, *_strides(x), Result(out), *_strides(out),
@@ -230,48 +213,15 @@ def _strip_bytes(config: KernelConfig | HopperConfig, cols: int) -> int:
     return ELEMENT_BYTES[config.element] * config.parts * max(cols, 1) * config.block_n
 
 
-_SUMS: Final = {"float32": np.float32, "int32": np.int32, "float64": np.float64}
-
-
 def _variant(config: KernelConfig, dtype: DType, epilogue: Epilogue, pieces: bool) -> KernelConfig:
     """Return the config that stores what `epilogue` asks for."""
     return replace(
         config,
-        output=_OUTPUTS[dtype],
+        output=OUTPUTS[dtype],
         fused=not epilogue.is_cast,
         activation=epilogue.activation_name or "none",
         pieces=pieces,
     )
-
-
-def _epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> tuple[Any, ...]:
-    """Return the epilogue as the kernel takes it; what is absent is a null pointer."""
-
-    def added(part: Array | None) -> tuple[Any, ...]:
-        if part is None:
-            return None, np.int64(0), np.int64(0), np.int64(0)
-        cast = as_dtype(part, dtype)
-        if overlap(cast, y) and not _is_same(cast, y):
-            cast = xp.asarray(cast, copy=True)
-        strides = [np.int64(s // dtype.itemsize) for s in cast.strides]
-        return cast, strides[-2], strides[-1], strides[0] if cast.ndim > 2 else np.int64(0)
-
-    def vector(part: Array | None) -> Array | None:
-        return None if part is None else xp.asarray(as_dtype(part, FLOAT32), order="C")
-
-    bias = vector(epilogue.bias)
-    by_row = epilogue.bias_axis == 0
-    return (
-        float(epilogue.alpha), float(epilogue.beta),
-        *added(epilogue.c if epilogue.beta != 0 else None), *added(epilogue.residual),
-        bias if by_row else None, None if by_row else bias,
-        vector(epilogue.row_scale), vector(epilogue.col_scale),
-    )  # fmt: skip
-
-
-@cache
-def _compiled(config: KernelConfig | HopperConfig, architecture: str) -> CompiledKernel:
-    return compile_kernel(config, architecture)
 
 
 def _fits(
@@ -298,57 +248,3 @@ def _best(
         if not candidate.refusal and _fits(config, packed, epilogue, dtype, single):
             return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """X as a kernel reads it: rows of whole, aligned 16-byte chunks; strides in bytes."""
-
-    array: Array
-    pitch: int
-    part: int
-    batch: int
-
-
-def _operand(launcher: Launcher, packed: PackedMatrix, x: Array) -> Operand:
-    """Return `x` where it lies, or a copy that a kernel can read."""
-    size, n = ELEMENT_BYTES[packed.element], int(x.shape[-1])
-    parts = packed.form.parts
-    if parts == 1:
-        pitch, batch = size * _pitch(x), size * _batch_stride(x)
-        whole = n * size % CHUNK == 0 and launcher.address(x) % CHUNK == 0
-        if whole and n * size <= pitch < 2**31 and pitch % CHUNK == batch % CHUNK == 0:
-            return Operand(x, pitch, 0, batch)
-    xp = array_namespace(x)
-    width = -(-n * size // CHUNK) * CHUNK // size
-    lead = x.shape[:-1]
-    if parts > 1:
-        copy = xp.zeros((parts, *lead, width), dtype=xp.uint16, device=device_of(x))
-        for part, bits in enumerate(bfloat16_parts(x, parts)):
-            copy[part, ..., :n] = bits
-    else:
-        copy = xp.zeros((*lead, width), dtype=x.dtype, device=device_of(x))
-        copy[..., :n] = x
-    rows = int(np.prod(lead))
-    return Operand(copy, width * size, rows * width * size, int(x.shape[-2]) * width * size)
-
-
-def _pitch(x: Array) -> int:
-    """Return how many elements rows are apart, or -1 where one is not contiguous or apart."""
-    size, (rows, n) = x.dtype.itemsize, x.shape[-2:]
-    if n > 1 and x.strides[-1] != size:
-        return -1
-    return int(n if rows == 1 else x.strides[-2] // size)
-
-
-def _batch_stride(x: Array) -> int:
-    return int(x.strides[0] // x.dtype.itemsize) if x.ndim > 2 else 0
-
-
-def _is_same(a: Array, b: Array) -> bool:
-    """Say whether equal indices of two arrays are the same memory."""
-    pointers = [
-        x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
-        for x in (a, b)
-    ]
-    return bool(pointers[0] == pointers[1] and a.strides == b.strides)

@@ -20,3 +20,5 @@ __device__ constexpr int bytes_of(Element e) {
     if (e == Element::tf32 || e == Element::float32 || e == Element::int32) return 4;
     return e == Element::float16 || e == Element::bfloat16 ? 2 : 1;
 }
+
+__device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -1,0 +1,118 @@
+"""What every kernel is passed: operands it can read, the epilogue as numbers and pointers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, INT32, DType
+from tvwarray._epilogue import Epilogue
+from tvwarray._kernels.config import ELEMENT_BYTES, Element
+from tvwarray._kernels.elements import FLOAT64, Form, bfloat16_parts
+from tvwarray._kernels.launch import Launcher
+from tvwarray._kernels.repeat import CHUNK, overlap
+from tvwarray._namespace import Array, array_namespace, as_dtype, device_of
+
+OUTPUTS: Final[dict[DType, Element]] = {
+    FLOAT16: "float16",
+    BFLOAT16: "bfloat16",
+    FLOAT32: "float32",
+    INT32: "int32",
+    FLOAT64: "float64",
+}
+"""What kernels store, by the dtype of the result."""
+
+
+def is_fused(epilogue: Epilogue, dtype: DType) -> bool:
+    """Say whether a kernel finishes sums of a product of `dtype` by itself."""
+    result = epilogue.result_dtype(dtype)
+    if callable(epilogue.activation) or result not in OUTPUTS:
+        return False
+    if dtype == FLOAT64 or result == FLOAT64:
+        return epilogue.is_cast and dtype == result
+    if dtype == INT32 or result == INT32:
+        return (epilogue.is_cast and dtype == result) or (
+            dtype == INT32 and result != INT32 and epilogue.work_dtype(dtype) == FLOAT32
+        )
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """X as a kernel reads it: rows of whole, aligned 16-byte chunks; strides in bytes."""
+
+    array: Array
+    pitch: int
+    part: int
+    batch: int
+
+
+def operand_of(launcher: Launcher, form: Form, x: Array) -> Operand:
+    """Return `x` where it lies, or a copy that a kernel can read."""
+    size, n, parts = ELEMENT_BYTES[form.element], int(x.shape[-1]), form.parts
+    if parts == 1:
+        pitch, batch = size * pitch_of(x), size * batch_stride(x)
+        whole = n * size % CHUNK == 0 and launcher.address(x) % CHUNK == 0
+        if whole and n * size <= pitch < 2**31 and pitch % CHUNK == batch % CHUNK == 0:
+            return Operand(x, pitch, 0, batch)
+    xp = array_namespace(x)
+    width = -(-n * size // CHUNK) * CHUNK // size
+    lead = x.shape[:-1]
+    if parts > 1:
+        copy = xp.zeros((parts, *lead, width), dtype=xp.uint16, device=device_of(x))
+        for part, bits in enumerate(bfloat16_parts(x, parts)):
+            copy[part, ..., :n] = bits
+    else:
+        copy = xp.zeros((*lead, width), dtype=x.dtype, device=device_of(x))
+        copy[..., :n] = x
+    rows = int(np.prod(lead))
+    return Operand(copy, width * size, rows * width * size, int(x.shape[-2]) * width * size)
+
+
+def pitch_of(x: Array) -> int:
+    """Return how many elements rows are apart, or -1 where one is not contiguous or apart."""
+    size, (rows, n) = x.dtype.itemsize, x.shape[-2:]
+    if n > 1 and x.strides[-1] != size:
+        return -1
+    return int(n if rows == 1 else x.strides[-2] // size)
+
+
+def batch_stride(x: Array) -> int:
+    """Return how many elements the matrices of a batch are apart; 0 of a single one."""
+    return int(x.strides[0] // x.dtype.itemsize) if x.ndim > 2 else 0
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    """Say whether equal indices of two arrays are the same memory."""
+    pointers = [
+        x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
+        for x in (a, b)
+    ]
+    return bool(pointers[0] == pointers[1] and a.strides == b.strides)
+
+
+def epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> tuple[Any, ...]:
+    """Return the epilogue as the kernel takes it; what is absent is a null pointer."""
+
+    def added(part: Array | None) -> tuple[Any, ...]:
+        if part is None:
+            return None, np.int64(0), np.int64(0), np.int64(0)
+        cast = as_dtype(part, dtype)
+        if overlap(cast, y) and not _is_same(cast, y):
+            cast = xp.asarray(cast, copy=True)
+        strides = [np.int64(s // dtype.itemsize) for s in cast.strides]
+        return cast, strides[-2], strides[-1], strides[0] if cast.ndim > 2 else np.int64(0)
+
+    def vector(part: Array | None) -> Array | None:
+        return None if part is None else xp.asarray(as_dtype(part, FLOAT32), order="C")
+
+    bias = vector(epilogue.bias)
+    by_row = epilogue.bias_axis == 0
+    return (
+        float(epilogue.alpha), float(epilogue.beta),
+        *added(epilogue.c if epilogue.beta != 0 else None), *added(epilogue.residual),
+        bias if by_row else None, None if by_row else bias,
+        vector(epilogue.row_scale), vector(epilogue.col_scale),
+    )  # fmt: skip
