@@ -43,12 +43,6 @@ class Limits:
         return self.clocks["tensor cores"] / max(self.clocks.values())
 
     @property
-    def share_by_instructions(self) -> float:
-        """The same without the L2 cache, whose rate is the chip's and not the loop's."""
-        inside = [clocks for name, clocks in self.clocks.items() if name != "L2"]
-        return self.clocks["tensor cores"] / max(inside)
-
-    @property
     def bound(self) -> str:
         """What takes longest."""
         return max(self.clocks, key=lambda name: self.clocks[name])

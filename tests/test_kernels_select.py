@@ -10,7 +10,7 @@ import pytest
 from kernel_problems import BFLOAT16, FLOAT16
 
 from tvwarray._kernels.config import ARCHITECTURES, KernelConfig
-from tvwarray._kernels.cost import RATES, Prediction, Problem, predict_dense
+from tvwarray._kernels.cost import RATES, Prediction, Problem, predict, predict_dense
 from tvwarray._kernels.devices import DEVICES, SHARED_LIMITS, generation, named_device
 from tvwarray._kernels.hopper.config import hopper_configs
 from tvwarray._kernels.select import Choice, choose, configs
@@ -67,8 +67,9 @@ def test_candidates_are_ranked_and_all_of_them_listed() -> None:
     times = [c.prediction.seconds for c in choice.candidates if c.prediction]
     assert times == sorted(times)
     shipped = (*configs("90", BFLOAT16, True), *hopper_configs("90", BFLOAT16, True))
-    assert {c.config for c in choice.candidates} == set(shipped)
-    assert len(str(choice).splitlines()) == len(times)
+    assert {c.config for c in choice.candidates if c.prediction} == set(shipped)
+    assert len(str(choice).splitlines()) == len(choice.candidates) > len(times)
+    assert "128x128, warps 64x64, 4 stages: at the rate of mma.sp" in str(choice)
     assert "sm80_tvw_gemm bfloat16 2:4" in str(choice)
     assert "sm90_tvw_gemm bfloat16 2:4" in str(choice)
 
@@ -80,6 +81,7 @@ def test_refused_candidates_come_last_with_the_reason() -> None:
     assert refused
     assert refused == list(choice.candidates[-len(refused) :])
     assert "bytes of shared memory, the device allows a block 61440" in refused[0].refusal
+    assert "through L2" in refused[-1].refusal
     assert choice.config is not None
     assert choice.config.shared_bytes <= 60 << 10
 
@@ -126,7 +128,11 @@ MEASURED_SPEEDUPS = {
 @pytest.mark.parametrize("tile_rows", MEASURED_SPEEDUPS)
 def test_modelled_times_are_near_measured_ones(tile_rows: int) -> None:
     for keep, speedup in zip((1.0, 0.5, 0.25, 0.1), MEASURED_SPEEDUPS[tile_rows], strict=True):
-        found = best_mma(uniform(4096, 4096, 4096, tile_rows, keep))
+        problem = uniform(4096, 4096, 4096, tile_rows, keep)
+        # The fastest of all shapes when this was measured, 128 x 128 among them.
+        made = [c.config for c in choose(problem, H200).candidates]
+        mma = [c for c in made if c.kernel == "sm80_tvw_gemm"]
+        found = min(predict(c, problem, H200) for c in mma if isinstance(c, KernelConfig))
         assert 0.9 < found.seconds / (177.7e-6 / speedup) < 1.1, (keep, str(found))
 
 

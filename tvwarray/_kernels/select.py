@@ -73,6 +73,13 @@ DENSE_SHAPES: Final = (
 )
 
 
+NOT_SHIPPED: Final = {
+    ("90", 128, 128): "at the rate of mma.sp it reads 50 bytes a clock through L2, of which sm_90 "
+    "gives a multiprocessor 36: 72 % of that rate at most; 128x256 and 256x128 reach 87 and 96 %",
+}
+"""Shapes of 16-bit 2:4 products that a generation cannot feed, and why (docs/kernels.md)."""
+
+
 class Candidate(NamedTuple):
     """A config and what was found about it."""
 
@@ -134,7 +141,13 @@ def configs(
 
 def configs_of(architecture: str, form: Form, sparse: bool) -> tuple[KernelConfig, ...]:
     """Return the configs for values that are multiplied as `form` says."""
+    return tuple(c for c, refusal in _made(architecture, form, sparse) if not refusal)
+
+
+def _made(architecture: str, form: Form, sparse: bool) -> list[tuple[KernelConfig, str]]:
+    """Return the config of every shape that fits, and why it is not shipped, if it is not."""
     per_block, per_multiprocessor = SHARED_LIMITS[generation(architecture)]
+    ruled = sparse and form.element in SIXTEEN_BIT and form.parts == 1
     found = []
     for shape in _shapes(form, sparse):
         for blocks, stages in _fallbacks(shape):
@@ -146,9 +159,10 @@ def configs_of(architecture: str, form: Form, sparse: bool) -> tuple[KernelConfi
             )  # fmt: skip
             total = blocks * (config.shared_bytes + RESERVED_SHARED)
             if config.shared_bytes <= per_block and total <= per_multiprocessor:
-                found.append(config)
+                key = generation(architecture), shape.block_rows, shape.block_n
+                found.append((config, NOT_SHIPPED.get(key, "") if ruled else ""))
                 break
-    return tuple(found)
+    return found
 
 
 def _shapes(form: Form, sparse: bool) -> tuple[Shape, ...]:
@@ -169,13 +183,15 @@ def _output(form: Form) -> Element:
 
 
 def choose(problem: Problem, device: Device) -> Choice:
-    """Rank the shipped configs of both kernels for a problem on a device."""
+    """Rank the configs of all kernels for a problem on a device, those refused last."""
     what = device.architecture, problem.form, problem.sparse
-    shipped: list[KernelConfig | HopperConfig] = [*configs_of(*what)]
+    made = _made(*what)
+    shipped: list[KernelConfig | HopperConfig] = [c for c, refusal in made if not refusal]
     shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
         shipped.append(few_config(problem.form.element, problem.sparse, problem.n))
     candidates = [judged(config, problem, device) for config in shipped]
+    candidates += [Candidate(config, None, refusal) for config, refusal in made if refusal]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
 
