@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from tvwarray import _entries, _reduce
 from tvwarray._convert import build
 from tvwarray._layouts import exchange, first_fit, group_rows, hidden, permute, slots, tiles
 from tvwarray._native import native, why_not_native
@@ -41,6 +42,8 @@ def on(path: str) -> Iterator[None]:
             tiles,
             slots,
             build,
+            _entries,
+            _reduce,
         ):
             stack.enter_context(mock.patch.object(module, "native", return_value=None))
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -209,9 +210,10 @@ def test_nothing_is_copied_to_the_host_unasked():
     A = TVWMatrix(xp.asarray(np.eye(4), device=xp.Device("device1")))
     assert (A * 2).device == A.device
     assert (A * xp.ones(4, device=A.device)).device == A.device
+    assert (A - A * 2).device == A.device  # of one layout
     np.testing.assert_array_equal(A.to_device("cpu").toarray(), np.eye(4))
     for refused in (
-        lambda: A + A, lambda: A @ A, lambda: A == A, lambda: A.sum(), lambda: A[0],
+        lambda: A + A.T, lambda: A @ A, lambda: A == A, lambda: A.sum(), lambda: A[0],
         lambda: A.maximum(0), lambda: A.nonzero(), lambda: list(A),
     ):  # fmt: skip
         with pytest.raises(BackendError, match="to_device"):
@@ -228,3 +230,48 @@ def test_ufuncs_of_other_libraries_arrive_by_numpy():
     np.testing.assert_array_equal(np.from_dlpack(got), np.ones((2, 3)) @ a)
     got = A.__array_ufunc__(np.add, "__call__", xp.asarray(a), A)
     np.testing.assert_array_equal(np.from_dlpack(got), 2 * a)
+
+
+@given(matrices(["float32", "float64", "int32", "complex64", "bool"]), seeds)
+def test_matrices_of_one_layout_keep_it(matrix, seed):
+    """Values are computed where they stand; dtypes are scipy's."""
+    A, a = matrix
+    rng = np.random.default_rng(seed)
+    data = A.storage.data * np.asarray(rng.integers(0, 3, A.storage.data.shape), A.dtype)
+    B = A.from_storage(replace(A.storage, data=data), transposed=A.transposed)
+    b, csr_a, csr_b = B.toarray(), A.tocsr(), B.tocsr()
+    for op in (operator.add, operator.sub, operator.mul):
+        if op is operator.sub and a.dtype == bool:
+            continue
+        got = op(A, B)
+        np.testing.assert_array_equal(got.toarray(), op(a, b))
+        assert got.dtype == op(csr_a, csr_b).dtype
+        if A.storage.remainder is None and op is not operator.mul:
+            assert got.format == "tvw"
+            assert got.storage.row_indices is A.storage.row_indices
+        if got.format == "tvw":
+            got.storage.check()
+
+
+def test_infinity_times_no_entry_is_what_scipy_makes_of_it():
+    a = np.array([[np.inf, np.nan, 1, 0]])
+    A = TVWMatrix(a)
+    data = np.where(np.isinf(A.storage.data), 0, 2 * (A.storage.data != 0))  # none beside infinity
+    B = A.from_storage(replace(A.storage, data=data.astype(A.dtype)))
+    assert (A * B).format == "tvw"
+    expected = A.tocsr().multiply(B.tocsr()).toarray()
+    np.testing.assert_array_equal((A * B).toarray(), expected)
+
+
+def test_layouts_that_only_look_alike():
+    a = np.eye(40)
+    A = TVWMatrix(a, tile_rows=16)
+    B = TVWMatrix(np.roll(a, 1, axis=1), tile_rows=16)
+    for C in (B, A.T, A.with_remainder(sp.csr_array(a)), A.astype("float16"), A[:20]):
+        if C.shape == A.shape:
+            assert (A + C).format == "csr"
+            np.testing.assert_array_equal((A + C).toarray(), a + C.toarray())
+        else:
+            with pytest.raises(ValueError, match="inconsistent shapes"):
+                A + C
+    assert (A.astype("float16") + A.astype("float16")).dtype == np.float32  # as CSR has it

@@ -8,11 +8,12 @@ tile holds too; such values add up. Sums do not mind, but a function of the entr
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
-from tvwarray._dtypes import FLOAT32, NARROW_FLOATS
+from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType
 from tvwarray._namespace import (
     Array,
     array_namespace,
@@ -21,8 +22,13 @@ from tvwarray._namespace import (
     nonzero_mask,
     to_host,
 )
+from tvwarray._native import native
+from tvwarray._ragged import cumulate
 from tvwarray._storage import HostArray, Tile, TVWStorage
 from tvwarray._two_four import positions_24
+
+_SEPARATE: Final[WeakSet[TVWStorage]] = WeakSet()
+"""Storages that repeat columns, but were found to have no two values at one place."""
 
 
 class Entries(NamedTuple):
@@ -33,6 +39,21 @@ class Entries(NamedTuple):
     """int64"""
     cols: Array
     """int64"""
+
+
+class SortedRows(NamedTuple):
+    """The rows that are in tiles, ascending, each with its entries by column: on the host."""
+
+    rows: HostArray
+    """int64 (kept rows,)"""
+    indptr: HostArray
+    """int64 (kept rows + 1,)"""
+    indices: HostArray
+    """int32 (entries,)"""
+    data: HostArray
+    """Narrow floats in float32, which scipy has."""
+    shared: bool
+    """Whether two entries of a row have one column: then they stand side by side."""
 
 
 def stored_columns(tile: Tile) -> Array:
@@ -86,6 +107,51 @@ def _remainder_entries(storage: TVWStorage) -> Entries:
     )
 
 
+def sorted_rows(storage: TVWStorage) -> SortedRows:
+    """Return the tiles of `storage` in rows and columns that ascend; a remainder is left out."""
+    host = storage.without_remainder().mapped(to_host)
+    wide = FLOAT32 if host.dtype in NARROW_FLOATS else host.dtype
+    if (compiled := native()) is not None:
+        rows, indptr, indices, raw, shared = compiled.read_rows(
+            *host.shape,
+            *structure(host),
+            raw_bytes(host.data),
+            host.dtype.itemsize,
+            _mask(host.dtype),
+        )
+        data = raw.view(host.dtype).astype(wide, copy=False)
+        return SortedRows(rows, indptr, indices, data, shared)
+    found = entries(host)
+    order = np.lexsort((found.cols, found.rows))
+    rows = np.sort(host.row_indices).astype(np.int64)
+    place, cols = np.searchsorted(rows, found.rows[order]), found.cols[order]
+    indptr = cumulate(np.bincount(place, minlength=rows.size))
+    shared = bool(((np.diff(place) == 0) & (np.diff(cols) == 0)).any())
+    data = found.data[order].astype(wide, copy=False)
+    return SortedRows(rows, indptr, cols.astype(np.int32), data, shared)
+
+
+def structure(storage: TVWStorage) -> tuple[HostArray | None, ...]:
+    """Return the arrays of a host storage but its values, as the compiled code takes them."""
+    names = ("row_indptr", "row_indices", "col_indptr", "col_indices", "meta")
+    arrays = (getattr(storage, name) for name in names)
+    return tuple(None if x is None else np.ascontiguousarray(x) for x in arrays)
+
+
+def raw_bytes(values: HostArray) -> HostArray:
+    """Return the bytes of flat values, aligned as their dtype asks."""
+    return np.require(values, requirements=["C", "A"]).view(np.uint8)
+
+
+def _mask(dtype: DType) -> int:
+    """Return the bits of a word, of up to eight bytes, that are clear where a value is zero."""
+    part = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+    bits = (1 << 8 * part) - 1
+    if dtype.kind in "fc" or dtype in NARROW_FLOATS:
+        bits >>= 1  # -0.0 is zero
+    return bits | bits << 32 if dtype.kind == "c" and part == 4 else bits
+
+
 def merged(storage: TVWStorage) -> TVWStorage:
     """Return the same matrix with at most one value that is not zero at each place.
 
@@ -93,8 +159,12 @@ def merged(storage: TVWStorage) -> TVWStorage:
     is the same storage where nothing is shared, which the usual layouts show without a look at
     their values. Narrow floats are added in float32 and rounded once.
     """
-    if not _may_share(storage):
-        return storage
+    if storage.remainder is None:
+        if storage in _SEPARATE or not repeats_columns(storage):
+            return storage
+        if native() is not None and not sorted_rows(storage).shared:
+            _SEPARATE.add(storage)
+            return storage
     host = storage.mapped(to_host)
     values = host.data
     if host.remainder_data is not None:
@@ -121,11 +191,11 @@ def merged(storage: TVWStorage) -> TVWStorage:
     )
 
 
-def _may_share(storage: TVWStorage) -> bool:
-    """Say whether two values may stand at one place: a look at the column lists alone."""
-    if storage.remainder is not None:
-        return True
-    cols = to_host(storage.col_indices).astype(np.int64)
+def repeats_columns(storage: TVWStorage) -> bool:
+    """Say whether a column stands in two slots of a tile, so that values may share a place."""
+    indptr, cols = to_host(storage.col_indptr), to_host(storage.col_indices)
+    if (compiled := native()) is not None:
+        return bool(compiled.repeats_columns(storage.shape[1], indptr, cols))
     tile = np.repeat(np.arange(storage.num_tiles), storage.slots_of)
     key: HostArray = (tile * (storage.shape[1] + 1) + cols)[cols >= 0]
     return bool(np.unique(key).size < key.size)

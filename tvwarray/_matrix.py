@@ -279,7 +279,8 @@ class TVWMatrix(Operations, sp.sparray):
 
     def tocsc(self, copy: bool = False) -> sp.csc_array:
         """Return a canonical ``csc_array`` on the host; see `tocsr`."""
-        return self.tocsr().tocsc()
+        csr = _convert.to_csr(self._storage)
+        return csr.T if self._transposed else csr.tocsc()
 
     def tocoo(self, copy: bool = False) -> sp.coo_array[Any, tuple[int, int]]:
         """Return a canonical ``coo_array`` on the host; see `tocsr`."""

@@ -10,12 +10,12 @@ import scipy.sparse as sp
 
 from tvwarray._convert.build import fill
 from tvwarray._dtypes import FLOAT32, NARROW_FLOATS, DType, value_dtype
+from tvwarray._entries import SortedRows, sorted_rows
 from tvwarray._errors import FormatError
 from tvwarray._layouts.find import LayoutName, find_layout, make_layout
 from tvwarray._layouts.pattern import Pattern
 from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, from_host, nonzero_mask, to_host
-from tvwarray._ragged import runs
 from tvwarray._storage import (
     DEFAULT_TILE_ROWS,
     INDEX_MAX,
@@ -25,7 +25,6 @@ from tvwarray._storage import (
     Vector,
     check_header,
 )
-from tvwarray._two_four import positions_24
 
 
 def from_sparse(
@@ -155,10 +154,10 @@ def to_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]]:
     if remainder is not None:
         both: sp.csr_array[Any, tuple[int, int]] = to_csr(storage.without_remainder()) + remainder
         return both
-    csr, rows = _kept_csr(storage)
+    found = sorted_rows(storage)
     counts = np.zeros(storage.shape[0] + 1, np.int64)
-    counts[rows + 1] = np.diff(csr.indptr)
-    return _canonical_csr(csr.data, csr.indices, np.cumsum(counts), storage.shape)
+    counts[found.rows + 1] = np.diff(found.indptr)
+    return _canonical_csr(found, np.cumsum(counts), storage.shape)
 
 
 def remainder_csr(storage: TVWStorage) -> sp.csr_array[Any, tuple[int, int]] | None:
@@ -207,55 +206,26 @@ def to_coo(storage: TVWStorage) -> sp.coo_array[Any, tuple[int, int]]:
     """
     if storage.remainder is not None:
         return to_csr(storage).tocoo(copy=False)
-    csr, rows = _kept_csr(storage)
-    coo = csr.tocoo()
-    coords = rows[coo.coords[0]].astype(np.int32), coo.coords[1]
-    made = sp.coo_array((coo.data, coords), shape=storage.shape)
+    found = sorted_rows(storage)
+    if found.shared:
+        kept = _canonical_csr(found, found.indptr, (found.rows.size, storage.shape[1]))
+        found = found._replace(indptr=kept.indptr, indices=kept.indices, data=kept.data)
+    rows = np.repeat(found.rows.astype(np.int32), np.diff(found.indptr))
+    made = sp.coo_array((found.data, (rows, found.indices)), shape=storage.shape)
     made.has_canonical_format = True
     return made
 
 
-def _kept_csr(storage: TVWStorage) -> tuple[sp.csr_array[Any, tuple[int, int]], HostArray]:
-    """Return the rows that are in tiles as CSR, ascending, and which rows they are (int64)."""
-    host = storage.mapped(to_host)
-    dtype = FLOAT32 if host.dtype in NARROW_FLOATS else host.dtype
-    tiles = [_entries_of(host, t) for t in range(host.num_tiles)]
-    counts = np.concatenate([np.empty(0, np.int64), *(c for c, _, _ in tiles)])
-    indices = np.concatenate([np.empty(0, np.int32), *(c for _, c, _ in tiles)])
-    data = np.concatenate([np.empty(0, dtype), *(v.astype(dtype, copy=False) for _, _, v in tiles)])
-
-    order = np.argsort(host.row_indices, kind="stable")
-    ends = np.cumsum(counts[order])
-    if bool((np.diff(order) != 1).any()):  # rows are stored out of order
-        starts = (np.cumsum(counts) - counts)[order]
-        source = runs(starts, counts[order])
-        indices, data = indices[source], data[source]
-    shape = order.size, storage.shape[1]
-    csr = _canonical_csr(data, indices, np.append(np.zeros(1, np.int64), ends), shape)
-    return csr, host.row_indices[order].astype(np.int64)
-
-
 def _canonical_csr(
-    data: HostArray, indices: HostArray, indptr: HostArray, shape: tuple[int, int]
+    found: SortedRows, indptr: HostArray, shape: tuple[int, int]
 ) -> sp.csr_array[Any, tuple[int, int]]:
-    if indices.size <= INDEX_MAX:
+    if found.indices.size <= INDEX_MAX:
         indptr = indptr.astype(np.int32)  # scipy keeps both index arrays in the wider type
-    csr = sp.csr_array((data, indices, indptr), shape=shape)
+    csr = sp.csr_array((found.data, found.indices, indptr), shape=shape)
+    csr.has_sorted_indices = True
+    csr.has_canonical_format = not found.shared
     csr.sum_duplicates()
     return csr
-
-
-def _entries_of(storage: TVWStorage, t: int) -> tuple[HostArray, HostArray, HostArray]:
-    """Return the entries of each row of tile `t`, and the column and value of each entry."""
-    tile = storage.tile(t)
-    stored = nonzero_mask(tile.data)
-    place = np.flatnonzero(stored)
-    values = tile.data.reshape(-1)[place]
-    half = tile.data.shape[1]
-    slot = place % half if half else place
-    if tile.meta is not None:
-        slot = slot // 2 * 4 + positions_24(tile.meta).reshape(-1)[place]
-    return np.count_nonzero(stored, axis=1), tile.cols[slot], values
 
 
 def _with_data(storage: TVWStorage, data: HostArray) -> TVWStorage:

@@ -5,6 +5,7 @@
 `construct`       what the arguments of the constructor mean
 `indexing`        ``A[...]``
 `products`        ``A @ other``
+`reductions`      sums, means, extremes, counts, diagonals
 `protocols`       NumPy's functions and ufuncs
 `registration`    scipy's own functions take a matrix
 `arithmetic`      with scalars, vectors, sparse and dense matrices; comparisons

@@ -6,7 +6,8 @@ What a result is, whichever the operation:
 the result                                   is
 ===========================================  ==============================================
 has its entries where the matrix has them    a storage of the same layout
-(scalars, a factor for each row or column)
+(scalars, a factor for each row or column,
+another matrix of the same layout)
 has other entries                            a ``csr_array`` on the host
 has an element everywhere                    a dense array, as scipy.sparse gives
 ===========================================  ==============================================
@@ -23,6 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from tvwarray._dtypes import NARROW_FLOATS
+from tvwarray._entries import repeats_columns
 from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, device_of, is_array
 from tvwarray._operands import Operand
@@ -89,6 +92,8 @@ def classify(other: Any) -> tuple[Kind, Any]:
 
 def add(A: Matrix, other: Any) -> Any:
     """Return ``A + other``; None stands for A itself."""
+    if (alike := _alike(A, other)) is not None:
+        return elementwise.combine(A.storage, alike, "add")
     kind, other = classify(other)
     if kind is Kind.SCALAR:
         _check_zero(other, "adding a nonzero scalar to")
@@ -102,6 +107,8 @@ def add(A: Matrix, other: Any) -> Any:
 
 def subtract(A: Matrix, other: Any) -> Any:
     """Return ``A - other``; None stands for A itself."""
+    if (alike := _alike(A, other)) is not None and alike.dtype != np.bool_:
+        return elementwise.combine(A.storage, alike, "subtract")
     kind, other = classify(other)
     if kind is Kind.SCALAR:
         _check_zero(other, "subtracting a nonzero scalar from")
@@ -128,6 +135,8 @@ def subtract_from(A: Matrix, other: Any) -> Any:
 
 def multiply(A: Matrix, other: Any) -> Any:
     """Return ``A * other``, element by element: a storage where the pattern stays."""
+    if (alike := _alike(A, other)) is not None and not repeats_columns(alike):
+        return elementwise.combine(A.storage, alike, "multiply")
     kind, other = classify(other)
     if kind is Kind.SCALAR:
         factor = elementwise.weak(other, A.storage.dtype)
@@ -180,6 +189,19 @@ def compare(A: Matrix, other: Any, op: Callable[[Any, Any], Any]) -> Any:
     if kind is Kind.DENSE:
         return op(A.toarray(), other)
     return op(A.host_csr("a comparison"), other)
+
+
+def _alike(A: Matrix, other: Any) -> TVWStorage | None:
+    """Return the storage of `other` if it is a matrix with the layout of `A`, and summed as `A`.
+
+    Sums of narrow floats have entries of float32, whatever the layout.
+    """
+    if getattr(other, "format", None) != "tvw" or other.transposed != A.transposed:
+        return None
+    storage: TVWStorage = other.storage
+    if not {A.storage.dtype, storage.dtype}.isdisjoint(NARROW_FLOATS):
+        return None
+    return storage if elementwise.same_layout(A.storage, storage) else None
 
 
 def _vector_axis(A: Matrix, other: Array) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -47,6 +47,10 @@ ZERO_PRESERVING: Final = {
     "sqrt": "sqrt",
 }
 """NumPy's name of each function with ``f(0) == 0``, and the one of the array API standard."""
+
+
+PLACE_FIELDS: Final = ("row_indptr", "row_indices", "col_indptr", "col_indices", "meta")
+"""The arrays of a storage that say where its values stand."""
 
 
 def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
@@ -180,6 +184,35 @@ def scale(storage: TVWStorage, factors: Array, axis: int) -> TVWStorage:
         return data * (each if data is storage.data else beside)
 
     return apply(storage, multiplied)
+
+
+def same_layout(a: TVWStorage, b: TVWStorage) -> bool:
+    """Say whether two matrices without remainder store their values in the same places.
+
+    Arrays on a device are not read: they are the same only if they are one.
+    """
+    if a.shape != b.shape or a.vector != b.vector or a.data.shape != b.data.shape:
+        return False
+    if a.remainder is not None or b.remainder is not None:
+        return False
+    return all(
+        x is y or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.array_equal(x, y))
+        for x, y in ((getattr(a, name), getattr(b, name)) for name in PLACE_FIELDS)
+    )
+
+
+def combine(
+    a: TVWStorage, b: TVWStorage, name: Literal["add", "subtract", "multiply"]
+) -> TVWStorage:
+    """Return the sum, difference or product of two matrices with one layout (see `same_layout`).
+
+    For a product no two values may stand at one place.
+    """
+    xp = array_namespace(a.data, b.data)
+    with np.errstate(all="ignore"):
+        values = getattr(xp, name)(a.data, b.data)
+    value_dtype(dtype_of(values), where="the result")
+    return replace(a, data=values)
 
 
 def astype(storage: TVWStorage, dtype: DType, casting: str = "unsafe") -> TVWStorage:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from tvwarray import _components, _convert
 from tvwarray._dtypes import DType, value_dtype
 from tvwarray._namespace import Array
-from tvwarray._sparray import arithmetic, elementwise, indexing, products, protocols
+from tvwarray._sparray import arithmetic, elementwise, indexing, products, protocols, reductions
 from tvwarray._storage import TVWStorage
 
 if TYPE_CHECKING:
@@ -265,31 +265,31 @@ class Operations:
         """The imaginary parts."""
         return self._like(elementwise.imag(self._storage))
 
-    # Reductions, by scipy: scalars, and flat arrays with an axis
+    # Reductions: scalars, and flat arrays with an axis
 
     def sum(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
         """Return the sum of all elements, or along an axis."""
-        return self.host_csr("sum").sum(axis=axis, dtype=dtype, out=out)
+        return reductions.total(self, axis, dtype, out)
 
     def mean(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
         """Return the mean of all elements, zeros included, or along an axis."""
-        return self.host_csr("mean").mean(axis=axis, dtype=dtype, out=out)
+        return reductions.mean(self, axis, dtype, out)
 
     def max(self, axis: Any = None, out: None = None, *, explicit: bool = False) -> Any:
         """Return the largest element, or a ``coo_array`` along an axis."""
-        return self.host_csr("max").max(axis=axis, out=out, explicit=explicit)
+        return reductions.extreme(self, axis, out, explicit, "max")
 
     def min(self, axis: Any = None, out: None = None, *, explicit: bool = False) -> Any:
         """Return the smallest element, or a ``coo_array`` along an axis."""
-        return self.host_csr("min").min(axis=axis, out=out, explicit=explicit)
+        return reductions.extreme(self, axis, out, explicit, "min")
 
     def nanmax(self, axis: Any = None, out: None = None, *, explicit: bool = False) -> Any:
         """Return the largest element that is a number, or a ``coo_array`` along an axis."""
-        return self.host_csr("nanmax").nanmax(axis=axis, out=out, explicit=explicit)
+        return reductions.extreme(self, axis, out, explicit, "nanmax")
 
     def nanmin(self, axis: Any = None, out: None = None, *, explicit: bool = False) -> Any:
         """Return the smallest element that is a number, or a ``coo_array`` along an axis."""
-        return self.host_csr("nanmin").nanmin(axis=axis, out=out, explicit=explicit)
+        return reductions.extreme(self, axis, out, explicit, "nanmin")
 
     def argmax(self, axis: Any = None, out: None = None, *, explicit: bool = False) -> Any:
         """Return where the largest element stands, in row-major order or along an axis."""
@@ -301,7 +301,7 @@ class Operations:
 
     def count_nonzero(self, axis: Any = None) -> Any:
         """Return how many elements are not zero, or how many along an axis."""
-        return self.host_csr("count_nonzero").count_nonzero(axis=axis)
+        return reductions.count_nonzero(self, axis)
 
     def nonzero(self) -> tuple[Any, Any]:
         """Return the rows and the columns of the elements that are not zero."""
@@ -309,11 +309,11 @@ class Operations:
 
     def diagonal(self, k: int = 0) -> Any:
         """Return the `k`-th diagonal, dense."""
-        return self.host_csr("diagonal").diagonal(k)
+        return reductions.diagonal(self, k)
 
     def trace(self, offset: int = 0) -> Any:
         """Return the sum of a diagonal."""
-        return self.host_csr("trace").trace(offset)
+        return self.diagonal(offset).sum()
 
     # Parts
 

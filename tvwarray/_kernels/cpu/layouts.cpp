@@ -2,41 +2,16 @@
 // interpreter while it searches.
 #include "layouts.hpp"
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <optional>
-#include <stdexcept>
 
-namespace nb = nanobind;
+#include "arrays.hpp"
 
 namespace tvw {
 namespace {
-
-template <class T, int dimensions>
-using In = nb::ndarray<const T, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
-
-template <class T> using Out = nb::ndarray<nb::numpy, T>;
-
-// An array that owns its elements.
-template <class T> Out<T> to_python(std::vector<T>&& made, std::initializer_list<size_t> shape) {
-    auto* held = new std::vector<T>(std::move(made));
-    nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-    return Out<T>(held->data(), shape, owner);
-}
-
-void require(bool rule, const char* broken) {
-    if (!rule) throw std::invalid_argument(broken);
-}
-
-template <class F> auto released(F&& search) {
-    nb::gil_scoped_release release;
-    return search();
-}
 
 Columns columns_of(const In<Word, 2>& planes) {
     require(planes.shape(0) <= size_t(INT32_MAX) / 16, "a tile has too many columns.");
@@ -50,7 +25,7 @@ Columns columns_of(const In<Word, 2>& planes) {
 
 using Slots = std::pair<Out<int32_t>, Out<Word>>;
 
-Slots to_python(Packed&& made, int32_t words) {
+Slots slots_to_python(Packed&& made, int32_t words) {
     const size_t n = made.slots.size();
     return {to_python(std::move(made.slots), {n}), to_python(std::move(made.served), {n, size_t(words)})};
 }
@@ -65,18 +40,18 @@ Out<int32_t> py_first_fit(const In<Word, 2>& planes) {
 Slots py_fit_open(const In<Word, 2>& planes, int32_t opened) {
     const Columns columns = columns_of(planes);
     require(opened >= 0 && opened <= columns.count + 4096, "there are too many open groups.");
-    return to_python(released([&] { return fit_open(columns, opened); }), columns.words);
+    return slots_to_python(released([&] { return fit_open(columns, opened); }), columns.words);
 }
 
 Slots py_fill_groups(const In<Word, 2>& planes) {
     const Columns columns = columns_of(planes);
-    return to_python(released([&] { return fill_groups(columns); }), columns.words);
+    return slots_to_python(released([&] { return fill_groups(columns); }), columns.words);
 }
 
 Slots py_pack_columns(const In<Word, 2>& planes, int32_t longest) {
     const Columns columns = columns_of(planes);
     require(longest >= 0 && longest <= columns.count, "a row has more entries than there are columns.");
-    return to_python(released([&] { return pack_columns(columns, longest); }), columns.words);
+    return slots_to_python(released([&] { return pack_columns(columns, longest); }), columns.words);
 }
 
 Out<int32_t> py_hidden_groups(const In<Word, 2>& planes) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine.hpp"
+#include "entries.hpp"
 #include "layouts.hpp"
 #include "threads.hpp"
 
@@ -168,6 +169,7 @@ NB_MODULE(_cpu, m) {
     using tvw::PyMatrix;
     m.doc() = "The compiled half of tvwarray: the engine of the CPU backend, and the layout searches.";
     tvw::bind_layouts(m);
+    tvw::bind_entries(m);
     m.def("isa_names", &tvw::isa_names);
     m.def("num_threads", &tvw::num_threads);
     m.def("set_num_threads", &tvw::set_num_threads, nb::arg("n"));
