@@ -1,6 +1,13 @@
-"""Sphinx configuration: ``sphinx-build -W docs docs/_build/html``, with tvwarray installed."""
+"""Sphinx configuration: ``sphinx-build -W docs docs/_build/html``, with tvwarray installed.
 
+The gallery's scripts are run by it, on one thread: their figures then mean the same everywhere.
+"""
+
+import os
 from importlib.metadata import version as installed_version
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TVWARRAY_NUM_THREADS"):
+    os.environ[variable] = "1"
 
 project = "tvwarray"
 author = "The tvwarray developers"
@@ -14,6 +21,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -32,6 +40,20 @@ import tvwarray
 """
 trim_doctest_flags = True
 doctest_test_doctest_blocks = ""  # those of docstrings are run by pytest
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["../examples"],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": r"/plot_",
+    "abort_on_example_error": True,
+    "backreferences_dir": "reference/examples",
+    "doc_module": ("tvwarray",),
+    "reference_url": {"tvwarray": None},
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "matplotlib_animations": False,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "tvwarray"

@@ -58,6 +58,7 @@ class Linear:
     Examples
     --------
     >>> import numpy as np
+    >>> from tvwarray.prune.adapters import Linear
     >>> Linear(transposed=True).split(np.zeros((384, 1536)))[""].shape
     (1536, 384)
     """
@@ -96,6 +97,7 @@ class Conv:
     Examples
     --------
     >>> import numpy as np
+    >>> from tvwarray.prune.adapters import Conv
     >>> Conv("HWIO").split(np.zeros((3, 3, 64, 128)))[""].shape
     (128, 576)
     """
@@ -150,6 +152,7 @@ class GateStack:
     Examples
     --------
     >>> import numpy as np
+    >>> from tvwarray.prune.adapters import GateStack
     >>> [(n, m.shape) for n, m in GateStack(separate=True).split(np.zeros((1024, 80))).items()]
     [('i', (256, 80)), ('f', (256, 80)), ('g', (256, 80)), ('o', (256, 80))]
     """
@@ -202,6 +205,7 @@ class InProjection:
     Examples
     --------
     >>> import numpy as np
+    >>> from tvwarray.prune.adapters import InProjection
     >>> [(n, m.shape) for n, m in InProjection().split(np.zeros((1152, 384))).items()]
     [('q', (384, 384)), ('k', (384, 384)), ('v', (384, 384))]
     """

