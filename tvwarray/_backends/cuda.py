@@ -21,6 +21,7 @@ from tvwarray._kernels.launch import CupyLauncher, Launcher, choose_config
 from tvwarray._kernels.pack import PackedMatrix, crowded_pairs, pack
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
+from tvwarray._kernels.streams import beside_capture, settled
 from tvwarray._namespace import Array, dtype_of
 from tvwarray._storage import TVWStorage
 
@@ -42,7 +43,7 @@ class CudaPacked:
         assert form is not None, "refusal() was not asked"
         with self._lock:
             if form not in self.forms:
-                with self.launcher.using(self.storage.data):
+                with settled(self.storage.data):
                     self.forms[form] = pack(self.storage, form)
             return self.forms[form]
 
@@ -85,9 +86,10 @@ class CudaBackend:
             return reason
         if form.element == "tf32" and (crowded := self._crowded_pairs(storage)):
             return crowded_pairs(crowded)
-        padded_rows = -(-storage.rows_of // BRICK_ROWS)
-        width = step_slots(form.element)
-        steps = -(-storage.slots_of // width)
+        with beside_capture(storage.data):  # counts come from the device
+            padded_rows = -(-storage.rows_of // BRICK_ROWS)
+            width = step_slots(form.element)
+            steps = -(-storage.slots_of // width)
         # The kernel counts slots, bricks and columns in 32 bits.
         if max(int(steps.sum()) * width, int((padded_rows * steps).sum())) > _INDEX_MAX // 2:
             return "has more than 2**30 slots or bricks"
@@ -100,7 +102,7 @@ class CudaBackend:
         if storage.meta is None:
             return 0
         if storage not in self._crowded:
-            with self.launcher.using(storage.data):
+            with settled(storage.data):
                 self._crowded[storage] = as_pairs(storage.data, storage.meta).crowded
         return self._crowded[storage]
 

@@ -47,6 +47,7 @@ from tvwarray._kernels.config import (
     step_slots,
 )
 from tvwarray._kernels.elements import Form, as_pairs, form_of, round_tf32, value_planes
+from tvwarray._kernels.streams import settled
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, to_host
 from tvwarray._ragged import cumulate, runs
 from tvwarray._storage import TVWStorage
@@ -106,7 +107,8 @@ class PackedMatrix:
         """
         key = (block_rows, most_steps)
         if key not in self.memo:
-            self.memo[key] = from_host(self.tiles.blocks(block_rows, most_steps), self.cols)
+            with settled(self.cols):
+                self.memo[key] = from_host(self.tiles.blocks(block_rows, most_steps), self.cols)
         return self.memo[key]
 
     def few_list(self, most_steps: int) -> tuple[Array, Array, int]:
@@ -128,9 +130,10 @@ class PackedMatrix:
             rows[blocks[:, 7] + (blocks[:, 6] & 0xFFFF)] = bricks * BRICK_ROWS
             starts = np.cumsum(rows) - rows
             sums_at = starts[blocks[:, 7]].astype(np.int32)
-            self.memo[key] = (
-                from_host(blocks, self.cols), from_host(sums_at, self.cols), int(rows.sum())
-            )  # fmt: skip
+            with settled(self.cols):
+                self.memo[key] = (
+                    from_host(blocks, self.cols), from_host(sums_at, self.cols), int(rows.sum())
+                )  # fmt: skip
         found: tuple[Array, Array, int] = self.memo[key]
         return found
 

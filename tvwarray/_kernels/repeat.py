@@ -16,6 +16,7 @@ import numpy as np
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.launch import Launcher, Result, Scratch
 from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._kernels.streams import capturing, settled
 from tvwarray._namespace import Array, array_namespace, device_of
 
 CHUNK: Final = 16
@@ -39,6 +40,8 @@ class Launch:
     ) -> Array:  # fmt: skip
         """Start it, deliver the result, and keep it if nothing was copied on the way."""
         launcher.launch(self.kernel, self.grid, self.args, x)
+        if capturing(x):  # a graph reads and writes copies of operands whenever it is replayed
+            packed.memo.setdefault("captured", []).append((self.args, written))
         if written is not out:
             out[...] = written
         elif read is x and key is not None:
@@ -103,7 +106,8 @@ def scratch(launcher: Launcher, packed: PackedMatrix, x: Array, dtype: Any, size
     key = ("scratch", launcher.stream(x), np.dtype(dtype), room)
     if key not in packed.memo:
         xp = array_namespace(packed.values)
-        packed.memo[key] = xp.zeros(room, dtype=dtype, device=device_of(x))
+        with settled(x):
+            packed.memo[key] = xp.zeros(room, dtype=dtype, device=device_of(x))
     return Scratch(packed.memo[key][:size])
 
 

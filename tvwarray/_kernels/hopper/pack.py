@@ -30,6 +30,7 @@ import numpy as np
 from tvwarray._kernels.config import BRICK_ROWS
 from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
 from tvwarray._kernels.pack import PADDING_META, PackedMatrix, Tiles
+from tvwarray._kernels.streams import settled
 from tvwarray._namespace import Array, array_namespace, device_of, from_host
 from tvwarray._ragged import cumulate, runs
 
@@ -67,7 +68,8 @@ class SlabMatrix:
     def work_list(self, block_rows: int) -> Array:
         """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8)."""
         if block_rows not in self.lists:
-            self.lists[block_rows] = from_host(self.blocks(block_rows), self.cols)
+            with settled(self.cols):
+                self.lists[block_rows] = from_host(self.blocks(block_rows), self.cols)
         return self.lists[block_rows]
 
     def blocks(self, block_rows: int) -> HostArray:
@@ -95,7 +97,8 @@ def slabs_of(packed: PackedMatrix) -> SlabMatrix:
     run the other kernel.
     """
     if "slabs" not in packed.memo:
-        packed.memo["slabs"] = _make(packed)
+        with settled(packed.values):
+            packed.memo["slabs"] = _make(packed)
     found: SlabMatrix = packed.memo["slabs"]
     return found
 

@@ -1,0 +1,170 @@
+"""Streams, CUDA graphs, and measured kernels that are kept: what only a GPU can show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_problems import BFLOAT16, FLOAT16, Product, exact, uniform
+from test_gpu import ragged, to_gpu
+
+import tvwarray
+from tvwarray._kernels.launch import CupyLauncher
+from tvwarray._kernels.pack import pack
+from tvwarray._kernels.product import multiply
+
+pytestmark = pytest.mark.gpu
+
+
+def problems() -> list[Product]:
+    """Return products of each kernel: few columns, pieces of long tiles, Hopper's."""
+    return [
+        ragged(FLOAT16, True, 4),
+        ragged(FLOAT16, False, 96),
+        uniform(128, 8192, 128, tile_rows=128, keep=0.5, dtype=BFLOAT16, sparse=True),
+        uniform(2048, 2048, 512, tile_rows=256, keep=0.5, dtype=BFLOAT16, sparse=True),
+    ]
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_first_product_can_be_captured(i: int) -> None:
+    """The matrix is packed beside the capture: the graph holds the product and nothing else."""
+    import cupy
+
+    product = problems()[i]
+    expected = exact(product)[0].astype(product.x.dtype)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    x, out = cupy.asarray(product.x), cupy.zeros(expected.shape, product.x.dtype)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        tvwarray.matmul(A, x, out=out)
+        graph = stream.end_capture()
+        # Before the graph has ever run, what was kept for the matrix is whole.
+        np.testing.assert_array_equal((A @ x).get(), expected)
+        assert not out.get().astype(np.float32).any()
+        for _ in range(3):
+            graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(out.get(), expected)
+    np.testing.assert_array_equal((A @ x).get(), expected)
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_two_graphs_of_one_matrix(i: int) -> None:
+    """Captured on one stream one after the other, run in the other order and on other streams."""
+    import cupy
+
+    product = problems()[i]
+    expected = exact(product)[0].astype(product.x.dtype)
+    packed, x = pack(to_gpu(product.storage)), cupy.asarray(product.x)
+    outs = [cupy.zeros(expected.shape, product.x.dtype) for _ in range(2)]
+    cupy.cuda.Device().synchronize()
+    stream, graphs = cupy.cuda.Stream(non_blocking=True), []
+    with stream:
+        for out in outs:
+            stream.begin_capture()
+            multiply(CupyLauncher(), packed, x, out)
+            graphs.append(stream.end_capture())
+    other = cupy.cuda.Stream(non_blocking=True)
+    for graph in reversed(graphs):
+        graph.launch(other)
+    other.synchronize()
+    for out in outs:
+        np.testing.assert_array_equal(out.get(), expected)
+
+
+def test_copies_of_operands_stay_for_the_graph() -> None:
+    """X that cannot be read in place is copied; a replay must find the copy's memory untouched."""
+    import cupy
+
+    product = ragged(FLOAT16, True, 69)
+    expected = exact(product)[0].astype(np.float16)
+    packed = pack(to_gpu(product.storage))
+    x, out = cupy.asarray(product.x), cupy.zeros(expected.shape, np.float16, order="F")
+    multiply(CupyLauncher(), packed, x, out)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        multiply(CupyLauncher(), packed, x, out)
+        graph = stream.end_capture()
+        out[...] = 0
+        junk = [cupy.full(s, 77, np.float16) for s in 4 * [(700, 72), *2 * [expected.shape]]]
+        graph.launch(stream)
+        stream.synchronize()
+    assert all((j == 77).all() for j in junk)
+    np.testing.assert_array_equal(out.get(), expected)
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_second_stream_finds_the_matrix_packed(i: int) -> None:
+    """The first product's stream is busy for long; the second product does not run ahead of it."""
+    import cupy
+
+    product = problems()[i]
+    expected = exact(product)[0].astype(product.x.dtype)
+    storage, x = to_gpu(product.storage), cupy.asarray(product.x)
+    slow = cupy.ones((4096, 4096), np.float32)
+    slow @ slow  # cuBLAS is loaded
+    cupy.cuda.Device().synchronize()
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(4)]
+    A, outs = tvwarray.TVWMatrix.from_storage(storage), []
+    with streams[0]:
+        for _ in range(10):
+            slow @ slow
+        outs.append(A @ x)
+    for stream in streams[1:]:
+        with stream:
+            outs.append(A @ x)
+    cupy.cuda.Device().synchronize()
+    for out in outs:
+        np.testing.assert_array_equal(out.get(), expected)
+
+
+def test_streams_of_torch_and_its_graphs() -> None:
+    """A product runs on torch's current stream, and its graphs hold it; nothing is copied."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    product = uniform(512, 512, 128, tile_rows=128, keep=0.5, dtype=FLOAT16, sparse=True)
+    expected = exact(product)[0].astype(np.float16)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    x = torch.from_dlpack(cupy.asarray(product.x))
+    y = A @ x
+    np.testing.assert_array_equal(y.cpu().numpy(), expected)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        delayed = torch.zeros_like(x)
+        torch.cuda._sleep(20_000_000)
+        delayed += x
+        y = A @ delayed  # too early on any other stream
+    side.synchronize()
+    np.testing.assert_array_equal(y.cpu().numpy(), expected)
+    graph = torch.cuda.CUDAGraph()
+    given = x.clone()
+    with torch.cuda.graph(graph):
+        y = A @ given
+    given.mul_(2)
+    graph.replay()
+    torch.cuda.synchronize()
+    np.testing.assert_array_equal(y.cpu().numpy(), (2 * exact(product)[0]).astype(np.float16))
+
+
+def test_autotune_measures_keeps_and_uses(tmp_path, monkeypatch) -> None:
+    import cupy
+
+    monkeypatch.setenv("TVWARRAY_CACHE_DIR", str(tmp_path))
+    product = uniform(1024, 1024, 256, tile_rows=128, keep=0.5, dtype=FLOAT16, sparse=True)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    x = cupy.asarray(product.x)
+    before = A @ x
+    choice = tvwarray.autotune(A, 256, candidates=3, repeats=5)
+    measured = [c.measured for c in choice.candidates if c.measured is not None]
+    assert len(measured) >= 3
+    assert choice.candidates[0].measured == min(measured)
+    assert (tmp_path / "tuned-1.json").is_file()
+    np.testing.assert_array_equal((A @ x).get(), before.get())
+    again = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))  # as another process would
+    assert str(choice.config) in str(tvwarray.plan(again, 256))
