@@ -30,11 +30,13 @@ from ptx.fragments import (
 )
 from ptx.machine import Interpreter
 from test_ptx_tensor import DENSE, SPARSE
+from test_ptx_wgmma_bytes import CASES, DEPTH, DTYPES, ByteProblem
 
 FILE = Path(__file__).parent / "data" / "tensor_cores_sm_90.npz"
 
 FLOATS = ("f16", "bf16", "tf32")
-WGMMA = [*product([(64, 128, 128), (128, 64, 64), (256, 64, 64)], ("f16", "bf16"))]
+HALVES = [(64, 128, 128), (128, 64, 64), (256, 64, 64)]
+"""Widths, depths and swizzles of 16-bit ``wgmma``."""
 _WARPS = 1
 
 
@@ -116,32 +118,46 @@ class Wgmma:
     depth: int
     swizzle: int
     kind: str
+    other: str
+    """The type of X, which may differ from that of A where both have 8 bits."""
     operands: tuple[np.ndarray, ...]
     """The image, and words of metadata."""
 
     @property
     def name(self) -> str:
-        return f"wgmma.sp {self.n} {self.depth} {self.swizzle} {self.kind}"
+        return f"wgmma.sp {self.n} {self.depth} {self.swizzle} {self.kind} {self.other}"
 
     def text(self) -> str:
         """Return the PTX, which takes the image, the words and the sums of every thread."""
-        problem = wgmma.Problem(self.n, self.depth, self.swizzle, self.kind)
+        problem = _problem(self.n, self.depth, self.swizzle, self.kind, self.other)
         body = f"{wgmma.BEGIN} {problem.steps()} {wgmma.COMMIT} {wgmma.WAIT}"
         return problem.text(body, wgmma.FENCE)
 
+    def empty(self) -> np.ndarray:
+        """Return sums of every thread that nobody has written."""
+        return np.full((128, self.n // 2), wgmma.NEVER, accumulator(self.kind)[1])
+
     def run(self) -> np.ndarray:
         """Return the sums of every thread, by the interpreter."""
-        out = np.full((128, self.n // 2), np.nan, np.float32)
+        out = self.empty()
         image, words = self.operands
         Interpreter(self.text()).launch("k", 1, 128, [image, words, out], image.nbytes)
         return out
 
 
+def _problem(n: int, depth: int, swizzle: int, kind: str, other: str) -> wgmma.Problem:
+    if kind in DTYPES:
+        return ByteProblem(n, kind, other)
+    return wgmma.Problem(n, depth, swizzle, kind)
+
+
 def warpgroup_products() -> Iterator[Wgmma]:
-    """Draw operands of integers for each width and layout."""
-    for (n, depth, swizzle), kind in WGMMA:
-        drawn = wgmma.Problem(n, depth, swizzle, kind)
-        yield Wgmma(n, depth, swizzle, kind, (drawn.image, drawn.words))
+    """Draw operands of integers for each width, layout and type."""
+    half = [(*shape, kind, kind) for shape, kind in product(HALVES, ("f16", "bf16"))]
+    byte = [(n, DEPTH, 64, kind, other or kind) for kind, other, n in CASES if n <= 128]
+    for shape in (*half, *byte):
+        drawn = _problem(*shape)
+        yield Wgmma(*shape, (drawn.image, drawn.words))
 
 
 def save(path: Path, results: list[tuple[Mma | Wgmma, np.ndarray]]) -> None:
@@ -164,7 +180,7 @@ def load(path: Path = FILE) -> dict[str, tuple[Mma | Wgmma, np.ndarray]]:
             operands = tuple(file[f"{name}|{i}"] for i in range(count))
             if what[0] == "wgmma.sp":
                 n, depth, swizzle = map(int, what[1:4])
-                found[name] = Wgmma(n, depth, swizzle, what[4], operands), result
+                found[name] = Wgmma(n, depth, swizzle, *what[4:], operands), result
             else:
                 found[name] = Mma(what[0], int(what[1]), what[2], operands), result
     return found

@@ -18,7 +18,7 @@ from tvwarray._frameworks import native
 from tvwarray._frozen import frozen_pattern
 from tvwarray._operands import Operand, Stored
 from tvwarray.torch._products import Call, Fixed, Product, Trained, Weights
-from tvwarray.torch._tensors import check_tensor, to_array, to_tensor
+from tvwarray.torch._tensors import check_tensor, on_current_stream, to_array, to_tensor
 
 _ACTIVATIONS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "relu": functional.relu,
@@ -206,10 +206,11 @@ def _written(
     epilogue: Epilogue | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    target = None if out is None else to_array(out)
-    product = _matmul.matmul(A, to_array(x), out=target, epilogue=epilogue, **options)
-    if out is None:
-        return to_tensor(product)
+    with on_current_stream(x):
+        target = None if out is None else to_array(out)
+        product = _matmul.matmul(A, to_array(x), out=target, epilogue=epilogue, **options)
+        if out is None:
+            return to_tensor(product)
     torch.autograd.graph.increment_version(out)  # arrays write past torch's bookkeeping
     return out
 

@@ -19,7 +19,7 @@ from tvwarray import _matmul
 from tvwarray._frozen import FrozenPattern
 from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
-from tvwarray.torch._tensors import to_array, to_tensor
+from tvwarray.torch._tensors import on_current_stream, to_array, to_tensor
 
 
 class Weights(Protocol):
@@ -109,8 +109,9 @@ class Product(torch.autograd.Function):
     ) -> torch.Tensor:
         """Multiply, as arrays."""
         A = Stored(call.weights.storage(values), call.transposed)
-        plain = None if bias is None else to_array(bias)
-        return to_tensor(_matmul.linear(to_array(x), A, plain, **call.options))
+        with on_current_stream(x):
+            plain = None if bias is None else to_array(bias)
+            return to_tensor(_matmul.linear(to_array(x), A, plain, **call.options))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -153,7 +154,8 @@ class Sampled(torch.autograd.Function):
     def forward(call: Call, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Multiply, as arrays."""
         assert isinstance(call.weights, Trained)
-        return to_tensor(call.weights.pattern.gradient(to_array(left).T, to_array(right).T))
+        with on_current_stream(left):
+            return to_tensor(call.weights.pattern.gradient(to_array(left).T, to_array(right).T))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

@@ -11,6 +11,8 @@ read-only arrays    copied: torch would write to them
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -55,6 +57,34 @@ def to_array(x: torch.Tensor) -> Array:
         x = x.view(bits)
     array: Array = x.numpy() if x.device.type == "cpu" else import_module("cupy").from_dlpack(x)
     return array if dtype is None else array.view(dtype)
+
+
+def on_current_stream(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """Make torch's current stream on the device of `x` CuPy's, so that products run there.
+
+    There they need no events to wait for each other, which a graph that is captured would refuse.
+    """
+    if x.device.type != "cuda":
+        return nullcontext()
+    index = x.device.index
+    stream: AbstractContextManager[Any] = _stream(torch.cuda.current_stream(index).cuda_stream)
+    return stream
+
+
+@cache
+def _stream(address: int) -> Any:
+    stream = import_module("cupy").cuda.Stream
+    return stream.from_external(_TorchStream(address)) if address else stream.null
+
+
+class _TorchStream:
+    """A stream of torch in CUDA's protocol, which torch's own class has had since 2.8 only."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
 
 
 def check_tensor(x: torch.Tensor) -> None:
