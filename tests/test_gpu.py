@@ -344,7 +344,7 @@ def test_float32_is_as_precise_as_it_says(precision: Any) -> None:
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "gelu_tanh", "silu"])
 @pytest.mark.parametrize("output", ["float16", "float32"])
 def test_fused_epilogues(activation: Any, output: str) -> None:
-    """All parts at once, on the large, the small and the narrow kernels; c in any order."""
+    """All parts at once, on every kernel and the narrow one; c in any order."""
     import cupy
 
     rng = np.random.default_rng(0)
@@ -361,7 +361,11 @@ def test_fused_epilogues(activation: Any, output: str) -> None:
         there = replace(here, **{name: cupy.asarray(getattr(here, name)) for name in arrays})
         there = replace(there, c=cupy.asfortranarray(there.c))
         packed, x = pack(to_gpu(product.storage)), cupy.asarray(product.x)
-        for config in (*configs(architecture(), FLOAT16, True), None):
+        for config in (*shipped(architecture(), FLOAT16, True), None):
+            if isinstance(config, HopperConfig) and not (
+                config.can_fuse(activation or "none") and output == "float16"
+            ):
+                continue
             got = multiply(CupyLauncher(), packed, x, config=config, epilogue=there)
             near(got.get(), product, here)
 

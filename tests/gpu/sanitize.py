@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -33,34 +34,66 @@ def workload() -> None:
     sys.path.insert(0, str(HERE.parent))
     import cupy
     import numpy as np
-    from kernel_problems import BFLOAT16, FLOAT16, Product, draw_tiles, exact, integers, storage_of
+    from kernel_problems import BFLOAT16, FLOAT16, Product, exact
+    from test_gpu import architecture, shipped, to_gpu
+    from test_kernels_types import problem as type_problem
 
-    from tvwarray._kernels.hopper.config import hopper_configs
+    from tvwarray import Epilogue
+    from tvwarray._kernels.config import few_config
+    from tvwarray._kernels.elements import form_of, refusal
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.product import multiply
-    from tvwarray._kernels.select import configs
-    from tvwarray._storage import ARRAY_FIELDS, TVWStorage
+    from tvwarray._kernels.select import configs_of
 
     # Pools hide accesses beyond an array from the tools.
     cupy.cuda.set_allocator(None)
-    architecture = str(cupy.cuda.Device().compute_capability)
+    here, launcher = architecture(), CupyLauncher()
+
+    def run(product: Product, config: Any, form: Any = None, fused: bool = False) -> None:
+        packed, x = pack(to_gpu(product.storage), form), cupy.asarray(product.x)
+        exactly = exact(product)[0]
+        by: dict[str, Any] = {}
+        if fused:
+            bias = np.arange(len(exactly), dtype=np.float32)
+            by = {"epilogue": Epilogue(bias=cupy.asarray(bias), activation="relu")}
+            exactly = np.maximum(exactly + bias[:, None], 0)
+        got = multiply(launcher, packed, x, config=config, **by).get()
+        right = np.array_equal(got, exactly.astype(got.dtype))
+        print(
+            "exact" if right else "WRONG", config, "with an epilogue" if fused else "", flush=True
+        )
+        if not right:
+            raise SystemExit(1)
+
     for dtype in (FLOAT16, BFLOAT16):
         for sparse in (True, False):
-            rng = np.random.default_rng(1)
-            rows, tiles = draw_tiles(rng, [128, 5, 140, 33], [208, 320, 64, 0], 20, 300)
-            storage = storage_of((rows, 300), tiles, dtype, sparse, integers(rng), rng)
-            product = Product(storage, integers(rng)((300, 72)).astype(dtype))
-            arrays = {name: getattr(storage, name) for name in ARRAY_FIELDS}
-            moved = {k: None if v is None else cupy.asarray(v) for k, v in arrays.items()}
-            packed = pack(TVWStorage(storage.shape, 256, storage.vector, **moved))
-            x, expected = cupy.asarray(product.x), exact(product)[0].astype(dtype)
-            what = architecture, dtype, sparse
-            for config in (*configs(*what), *hopper_configs(*what)):
-                got = multiply(CupyLauncher(), packed, x, config=config).get()
-                print("exact" if np.array_equal(got, expected) else "WRONG", config, flush=True)
-                if not np.array_equal(got, expected):
-                    raise SystemExit(1)
+            product = _problem(dtype, sparse, 72)
+            for config in shipped(here, dtype, sparse):
+                run(product, config)
+                if dtype == FLOAT16 and sparse:
+                    run(product, config, fused=True)
+            for n in (5, 64):
+                config = few_config(dtype.name, sparse, n)
+                run(_problem(dtype, sparse, n), config)
+                run(_problem(dtype, sparse, n), config, fused=True)
+    for name, precision in (("int8", "default"), ("float32", "highest"), ("float32", "tf32")):
+        kind = np.dtype(name)
+        form = form_of(kind, precision)
+        if not refusal(form, here):
+            for config in configs_of(here, form, True):
+                run(type_problem(kind, precision, True), config, form)
+
+
+def _problem(dtype: Any, sparse: bool, n: int) -> Any:
+    """Return a ragged product whose longest tile is shared out to several blocks."""
+    import numpy as np
+    from kernel_problems import Product, draw_tiles, integers, storage_of
+
+    rng = np.random.default_rng(1)
+    rows, tiles = draw_tiles(rng, [128, 5, 140, 33], [208, 1024, 64, 0], 20, 300)
+    storage = storage_of((rows, 300), tiles, dtype, sparse, integers(rng), rng)
+    return Product(storage, integers(rng)((300, n)).astype(dtype))
 
 
 def main(tools: list[str]) -> int:
@@ -70,7 +103,7 @@ def main(tools: list[str]) -> int:
         extra = ["--leak-check=no"] if tool == "memcheck" else []
         command = [
             sanitizer(), f"--tool={tool}", *extra, "--error-exitcode=9", "--kernel-name",
-            "kernel_substring=_tvw_gemm", sys.executable, __file__, "--workload",
+            "kernel_substring=_tvw_", sys.executable, __file__, "--workload",
         ]  # fmt: skip
         print("==", tool, flush=True)
         status = subprocess.run(command, check=False).returncode
