@@ -168,3 +168,22 @@ def test_autotune_measures_keeps_and_uses(tmp_path, monkeypatch) -> None:
     np.testing.assert_array_equal((A @ x).get(), before.get())
     again = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))  # as another process would
     assert str(choice.config) in str(tvwarray.plan(again, 256))
+
+
+def test_a_first_product_in_a_graph_of_torch() -> None:
+    """Whose captures forbid allocating and waiting to the whole thread."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    from tvwarray.torch import to_tensor
+
+    for product in problems():
+        expected = exact(product)[0].astype(product.x.dtype)
+        A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+        x = to_tensor(cupy.asarray(product.x))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = A @ x
+        graph.replay()
+        torch.cuda.synchronize()
+        np.testing.assert_array_equal(y.float().cpu().numpy(), expected.astype(np.float32))

@@ -7,15 +7,22 @@ kept is made beside a capture, and waited for.
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final
 
 import array_api_compat
 
 from tvwarray._namespace import Array
 
-_LEGACY = (0, 1)
+_LEGACY: Final = (0, 1)
 """The default stream, which cannot be captured; asking it may be an error."""
+
+_RELAXED: Final = 2
+"""CU_STREAM_CAPTURE_MODE_RELAXED: this thread may allocate while a stream is captured."""
 
 
 @contextmanager
@@ -39,9 +46,25 @@ def beside_capture(like: Array) -> Iterator[None]:
         return
     import cupy
 
-    with cupy.cuda.Stream(non_blocking=True) as beside:
+    with _relaxed(), cupy.cuda.Stream(non_blocking=True) as beside:
         yield
         beside.synchronize()
+
+
+@contextmanager
+def _relaxed() -> Iterator[None]:
+    """Let this thread allocate and wait beside a capture that forbids it, as PyTorch's do."""
+    mode = ctypes.c_int(_RELAXED)
+    _driver().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        _driver().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+
+
+@cache
+def _driver() -> Any:
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
 
 def capturing(like: Array) -> bool:
