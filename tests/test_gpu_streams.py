@@ -187,3 +187,23 @@ def test_a_first_product_in_a_graph_of_torch() -> None:
         graph.replay()
         torch.cuda.synchronize()
         np.testing.assert_array_equal(y.float().cpu().numpy(), expected.astype(np.float32))
+
+
+def test_results_inside_a_graph_of_torch_live_as_long_as_it() -> None:
+    """A chain of products whose intermediate results nobody holds; replayed among other work."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    product = uniform(512, 512, 128, tile_rows=128, keep=0.5, dtype=FLOAT16, sparse=True)
+    product.storage.data[...] = product.storage.data / np.float16(64)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    x = torch.from_dlpack(cupy.asarray(product.x))
+    expected = A @ (A @ (A @ x))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = A @ (A @ (A @ x))
+    for _ in range(3):
+        junk = [A @ torch.randn_like(x) for _ in range(8)]
+        graph.replay()
+        torch.testing.assert_close(y, expected, rtol=0, atol=0)
+        del junk

@@ -11,7 +11,8 @@ read-only arrays    copied: torch would write to them
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from typing import Any, Final
@@ -59,22 +60,41 @@ def to_array(x: torch.Tensor) -> Array:
     return array if dtype is None else array.view(dtype)
 
 
-def on_current_stream(x: torch.Tensor) -> AbstractContextManager[Any]:
+@contextmanager
+def on_current_stream(x: torch.Tensor) -> Iterator[None]:
     """Make torch's current stream on the device of `x` CuPy's, so that products run there.
 
     There they need no events to wait for each other, which a graph that is captured would refuse.
+    A graph keeps what torch allocates for it, and nothing else: so results come from there.
     """
     if x.device.type != "cuda":
-        return nullcontext()
-    index = x.device.index
-    stream: AbstractContextManager[Any] = _stream(torch.cuda.current_stream(index).cuda_stream)
-    return stream
+        yield
+        return
+    cuda = import_module("cupy").cuda
+    captured = torch.cuda.is_current_stream_capturing()
+    memory = cuda.using_allocator(_torch_memory().malloc) if captured else nullcontext()
+    with _stream(torch.cuda.current_stream(x.device).cuda_stream), memory:
+        yield
 
 
 @cache
 def _stream(address: int) -> Any:
     stream = import_module("cupy").cuda.Stream
     return stream.from_external(_TorchStream(address)) if address else stream.null
+
+
+@cache
+def _torch_memory() -> Any:
+    cuda = import_module("cupy").cuda
+
+    def allocate(size: int, device: int) -> int:
+        stream = cuda.get_current_stream().ptr
+        return int(torch.cuda.caching_allocator_alloc(size, device, stream))
+
+    def release(address: int, device: int) -> None:
+        torch.cuda.caching_allocator_delete(address)
+
+    return cuda.PythonFunctionAllocator(allocate, release)
 
 
 class _TorchStream:
