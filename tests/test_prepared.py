@@ -9,7 +9,7 @@ import pytest
 
 import tvwarray
 from tvwarray import TVWMatrix, _matmul
-from tvwarray._prepared import MOST_KEYS, signature
+from tvwarray._prepared import MOST_KEYS, is_cupy, signature
 
 
 def matrix():
@@ -115,3 +115,22 @@ def test_subclasses_and_batches_are_always_looked_at():
     assert signature(masked, None) is None
     assert signature(np.ones((2, 2)), masked) is None
     assert signature(np.ones((2, 2, 2)), None) is None
+
+
+def test_arrays_of_cupy_are_known_by_their_type():
+    cupy = pytest.importorskip("cupy")
+    assert is_cupy(cupy.ndarray)
+    assert not is_cupy(np.ndarray)
+    assert not is_cupy(type("Masked", (cupy.ndarray,), {}))
+
+
+@pytest.mark.gpu
+def test_the_second_product_asks_nobody_on_a_gpu(monkeypatch):
+    import cupy
+
+    A, calls = matrix().astype(np.float16).to_device(cupy.empty(0)), asked(monkeypatch)
+    x = cupy.random.default_rng(1).standard_normal((48, 16)).astype(np.float16)
+    first = A @ x
+    before = len(calls)
+    assert ((A @ x) == first).all()
+    assert len(calls) == before

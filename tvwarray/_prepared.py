@@ -93,6 +93,11 @@ def _signature(x: Array) -> tuple[Any, ...] | None:
     kind = type(x)
     if kind is np.ndarray:
         return x.dtype, x.shape, x.flags.writeable
-    if kind.__module__.startswith("cupy.") and kind.__name__ == "ndarray":
+    if is_cupy(kind):
         return kind, x.dtype, x.shape, x.data.device_id
     return None
+
+
+def is_cupy(kind: type) -> bool:
+    """Return whether `kind` is CuPy's array itself, without importing CuPy."""
+    return kind.__name__ == "ndarray" and kind.__module__.partition(".")[0] == "cupy"
