@@ -53,7 +53,20 @@ def test_break_even_is_marked():
 
 
 def test_the_roof_is_that_of_the_ceilings():
-    ax = draw_roofline(points(), Ceilings(flops=1e11, nbytes=1e10)).axes[0]
-    x, y = ax.lines[0].get_data()
-    np.testing.assert_allclose(y, np.minimum(10 * x, 100))
-    assert len(ax.lines) == 1 + 3
+    ceilings = Ceilings(flops=1e11, nbytes=1e10, cached_nbytes=4e10)
+    ax = draw_roofline(points(), ceilings).axes[0]
+    for line, slope in zip(ax.lines, (10, 40), strict=False):
+        x, y = line.get_data()
+        np.testing.assert_allclose(y, np.minimum(slope * x, 100))
+    assert len(ax.lines) == 2 + 3
+
+
+def test_every_point_is_inside_the_panels():
+    several = [p._replace(rows=r, product=w) for p in points() for r in (64, 96) for w in "ab"]
+    figure = draw_speedup(several)
+    assert len(figure.axes) == 4
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        assert low < 0.5
+        assert high > 8.0
+        assert len(ax.get_lines()) == 1 + 2 * 2 + 2  # dense, n twice with CSR, break-even

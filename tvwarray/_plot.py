@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from tvwarray._namespace import to_host
 from tvwarray._storage import HostArray, TVWStorage
+
+COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1b1b")
+"""Of lines and bars: Okabe and Ito's, which people tell apart however they see colours."""
+
+MARKERS: Final = "os^Dv<>"
+"""One for each colour."""
 
 _CELLS = 64
 """A picture has at most this many cells a side, however large the matrix."""

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tvwarray._cli.table import shape_text
-from tvwarray._plot import matplotlib_modules
+from tvwarray._plot import COLORS, MARKERS, matplotlib_modules
 
 DENSE_COLOR: Final = "#8a8f98"
 
@@ -47,6 +47,8 @@ class Ceilings(NamedTuple):
     """A second, by the dense product of 1536 x 1536 matrices."""
     nbytes: float
     """A second, read and written, by a copy larger than the caches."""
+    cached_nbytes: float
+    """The same by a copy of 256 kB, which stays in a cache of the core."""
 
 
 def measure_ceilings(dtype: np.dtype[Any]) -> Ceilings:
@@ -58,7 +60,9 @@ def measure_ceilings(dtype: np.dtype[Any]) -> Ceilings:
     target = np.empty_like(source)
     product = min(_seconds(lambda: a @ a) for _ in range(5))
     copy = min(_seconds(lambda: np.copyto(target, source)) for _ in range(5))
-    return Ceilings(2 * 1536**3 / product, 2 * source.nbytes / copy)
+    few, fewer = source[: 1 << 16], target[: 1 << 16]
+    cached = min(_seconds(lambda: np.copyto(fewer, few)) for _ in range(50))
+    return Ceilings(2 * 1536**3 / product, 2 * source.nbytes / copy, 2 * few.nbytes / cached)
 
 
 def write(
@@ -81,53 +85,70 @@ def write(
     described = {**machine, **{f"measured_{k}": f"{v:.4g}" for k, v in ceilings._asdict().items()}}
     description.write_text(json.dumps(described, indent=1) + "\n")
     pyplot, _ = matplotlib_modules()
-    for draw, path in ((draw_speedup, speedup), (draw_roofline, roofline)):
-        figure = draw(points, ceilings)
+    figures = ((draw_speedup(points), speedup), (draw_roofline(points, ceilings), roofline))
+    for figure, path in figures:
         figure.suptitle(machine["processor"], fontsize=8, color=DENSE_COLOR)
         figure.savefig(path, dpi=150)
         pyplot.close(figure)
     return [table, description, speedup, roofline]
 
 
-def draw_speedup(points: Sequence[Point], ceilings: Ceilings | None = None) -> Any:
-    """Return a figure of speed-up over dense against sparsity; where it breaks even is marked."""
+def draw_speedup(points: Sequence[Point]) -> Any:
+    """Return a figure of speed-up over dense against sparsity; where it breaks even is marked.
+
+    A row of panels for each product, a column for each shape.
+    """
     pyplot, _ = matplotlib_modules()
-    panels = {
-        key: list(group)
-        for key, group in groupby(
-            sorted(points, key=_panel), key=lambda p: (p.product, p.rows, p.cols)
-        )
-    }
+    products = list(dict.fromkeys(p.product for p in points))
+    shapes = list(dict.fromkeys((p.rows, p.cols) for p in points))
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False, sharey=True,
-        layout="constrained",
+        len(products), len(shapes), squeeze=False, sharex=True, sharey=True, layout="constrained",
+        figsize=(0.8 + 4.4 * len(shapes), 0.5 + 3.3 * len(products)),
     )  # fmt: skip
-    for ax, ((product, rows, cols), group) in zip(axes[0], panels.items(), strict=True):
-        ax.axhspan(0, 1, color=DENSE_COLOR, alpha=0.15)
-        ax.axhline(1, color=DENSE_COLOR, lw=1)
-        ax.annotate(
-            "dense is faster", (0.99, 0.99), xycoords=("axes fraction", "data"),
-            ha="right", va="top", fontsize=8,
-        )  # fmt: skip
-        for i, (n, line) in enumerate(groupby(sorted(group, key=_by_n), key=lambda p: p.n)):
-            found = list(line)
-            share = [100 * p.sparsity for p in found]
-            color = f"C{i}"
-            ax.plot(
-                share, [p.speedup_over_dense for p in found], "o-", color=color, label=f"n = {n}"
-            )
-            csr = [p.dense_seconds / p.csr_seconds for p in found]
-            ax.plot(share, csr, ":", color=color, lw=1)
-            if (even := break_even(share, [p.speedup_over_dense for p in found])) is not None:
-                ax.plot(even, 1, "x", color=color, ms=9, mew=2)
-                ax.annotate(f"{even:.0f} %", (even, 1), (4, -11), textcoords="offset points",
-                            fontsize=8, color=color)  # fmt: skip
-        ax.set_yscale("log")
+    for row, product in zip(axes, products, strict=True):
+        for ax, shape in zip(row, shapes, strict=True):
+            group = [p for p in points if (p.product, (p.rows, p.cols)) == (product, shape)]
+            _speedup_panel(ax, group)
+            ax.set_title(f"{product}, {shape_text(shape)} {group[0].dtype}", fontsize=10)
+        row[0].set_ylabel("times as fast as dense")
+    for ax in axes[-1]:
         ax.set_xlabel("pruned, %")
-        ax.set_title(f"{product}, {shape_text((rows, cols))} {group[0].dtype}", fontsize=10)
-    axes[0, 0].set_ylabel("times as fast as dense (dotted: scipy CSR)")
-    axes[0, -1].legend(fontsize=8)
+    ratios = [p.speedup_over_dense for p in points]
+    ratios += [p.dense_seconds / p.csr_seconds for p in points]
+    axes[0, 0].set_yscale("log")  # of all panels, which share it
+    axes[0, 0].set_ylim(min(0.7, 0.8 * min(ratios)), 1.25 * max(1, *ratios))
+    axes[0, 0].legend(fontsize=8, title="dotted: scipy CSR", title_fontsize=8)
+    _plain_ticks(axes[0, 0].yaxis)
     return figure
+
+
+def _speedup_panel(ax: Any, points: Sequence[Point]) -> None:
+    ax.axhspan(1e-6, 1, color=DENSE_COLOR, alpha=0.15)
+    ax.axhline(1, color=DENSE_COLOR, lw=1)
+    ax.text(0.98, 0.02, "dense is faster", ha="right", fontsize=8, transform=ax.transAxes)
+    for i, (n, line) in enumerate(groupby(sorted(points, key=_by_n), key=lambda p: p.n)):
+        found = list(line)
+        share = [100 * p.sparsity for p in found]
+        speedup = [p.speedup_over_dense for p in found]
+        csr = [p.dense_seconds / p.csr_seconds for p in found]
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        ax.plot(share, speedup, marker=marker, ms=5, color=color, label=f"n = {n}")
+        ax.plot(share, csr, ":", color=color, lw=1.2)
+        if (even := break_even(share, speedup)) is not None:
+            ax.plot(even, 1, "x", color=color, ms=9, mew=2)
+            ax.annotate(
+                f"{even:.0f} %", (even, 1), (4, -11), textcoords="offset points", fontsize=8,
+                color=color,
+            )  # fmt: skip
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with 0.5, 1, 2, 5, 10 in place of powers of ten."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%gx"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def break_even(sparsity: Sequence[float], speedup: Sequence[float]) -> float | None:
@@ -147,25 +168,27 @@ def draw_roofline(points: Sequence[Point], ceilings: Ceilings) -> Any:
     figure, ax = pyplot.subplots(figsize=(6, 4.2), layout="constrained")
     x = np.array([p.flops / p.nbytes for p in points])
     y = np.array([p.flops / p.seconds for p in points])
-    span = np.geomspace(min(x.min(), 0.25), max(x.max(), 4 * ceilings.flops / ceilings.nbytes), 200)
-    ax.plot(
-        span, np.minimum(ceilings.nbytes * span, ceilings.flops) / 1e9, color=DENSE_COLOR,
-        label=f"copy {ceilings.nbytes / 1e9:.0f} GB/s (caches give more), dense "
-        f"{ceilings.flops / 1e9:.0f} GFLOP/s",
-    )  # fmt: skip
+    corner = ceilings.flops / ceilings.nbytes
+    span = np.geomspace(min(x.min(), 0.25), max(x.max(), 4 * corner), 200)
+    flops = f"dense product {ceilings.flops / 1e9:.0f} GFLOP/s"
+    for nbytes, style, label in (
+        (ceilings.nbytes, "-", f"memory {ceilings.nbytes / 1e9:.0f} GB/s, {flops}"),
+        (ceilings.cached_nbytes, "--", f"cache {ceilings.cached_nbytes / 1e9:.0f} GB/s"),
+    ):
+        roof = np.minimum(nbytes * span, ceilings.flops) / 1e9
+        ax.plot(span, roof, style, color=DENSE_COLOR, label=label)
     for i, sparsity in enumerate(sorted({p.sparsity for p in points})):
         at = np.array([p.sparsity == sparsity for p in points])
-        ax.plot(x[at], y[at] / 1e9, "o", color=f"C{i}", label=f"{100 * sparsity:g} % pruned")
+        ax.plot(
+            x[at], y[at] / 1e9, MARKERS[i % len(MARKERS)], color=COLORS[i % len(COLORS)], ms=5,
+            label=f"{100 * sparsity:g} % pruned",
+        )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("operations on stored values, a byte of A, X and product")
+    ax.set_xlabel("operations on stored values for each byte of A, X and product")
     ax.set_ylabel("GFLOP/s on stored values")
     ax.legend(fontsize=8)
     return figure
-
-
-def _panel(p: Point) -> tuple[Any, ...]:
-    return p.product, p.rows, p.cols, p.n, p.sparsity
 
 
 def _by_n(p: Point) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvwarray._namespace import Array, to_host
-from tvwarray._plot import matplotlib_modules
+from tvwarray._plot import COLORS, matplotlib_modules
 from tvwarray._storage import HostArray
 from tvwarray.prune.selection import Selection, score_kept
 
@@ -94,8 +94,9 @@ def _bars(names: list[str], series: Mapping[str, list[float]], ax: Axes | None) 
         _, ax = pyplot.subplots(figsize=(7, min(height, 40)), layout="constrained")
     at, width = np.arange(len(names)), 0.8 / max(1, len(series))
     for i, (label, values) in enumerate(series.items()):
-        ax.barh(at + (i - (len(series) - 1) / 2) * width, values, width, label=label)
-    ax.set_yticks(at, names, fontsize=7)
+        color = COLORS[i % len(COLORS)]
+        ax.barh(at + (i - (len(series) - 1) / 2) * width, values, width, label=label, color=color)
+    ax.set_yticks(at, names, fontsize=9 if len(names) <= 12 else 7)
     ax.set_xlim(0, 100)
     ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
     return ax
