@@ -67,7 +67,12 @@ def autotune(
     draw = np.random.default_rng(0)  # a GPU multiplies zeros faster than numbers
     values = draw.standard_normal((storage.shape[1], n), dtype=np.float32)
     x = from_host(values.astype(storage.dtype), like=storage.data)
-    if reason := backend.refusal(storage, x, transposed=A.transposed):
+    if A.transposed:
+        raise BackendError(
+            "autotune measures A @ X, which has many kernels; those of A.T @ Y are few and ranked "
+            "by the model: tvwarray.plan(A.T, n) names them."
+        )
+    if reason := backend.refusal(storage, x):
         raise BackendError(f"autotune runs kernels of the backend cuda, which {reason}.")
     whole = packed_for(storage, backend)
     packed = whole.of()

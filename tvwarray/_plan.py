@@ -10,6 +10,7 @@ from tvwarray._kernels.cost import predict_dense, predict_remainder
 from tvwarray._kernels.devices import Device, named_device
 from tvwarray._kernels.launch import choose_for
 from tvwarray._kernels.select import Choice
+from tvwarray._kernels.transposed.cost import TransposedChoice, choose_transposed_for
 from tvwarray._matmul import Selection, select_backend
 from tvwarray._namespace import Array, array_namespace, device_of
 from tvwarray._operands import Operand
@@ -21,7 +22,7 @@ class GpuPlan:
     """Which kernel a GPU would run, and what the dense product would take there."""
 
     device: Device
-    choice: Choice
+    choice: Choice | TransposedChoice
     """Every candidate with its modelled time, best first, or the reason why it is refused."""
     dense_seconds: float
     """Modelled time of the dense product of the same dtype."""
@@ -38,7 +39,7 @@ class GpuPlan:
         name, dense = self.device.name or f"sm_{self.device.architecture}", self.dense_seconds
         if self.seconds is None:
             refusals = sorted({c.refusal for c in self.choice.candidates}) or [
-                "tensor cores have no such products"
+                getattr(self.choice, "refusal", "") or "tensor cores have no such products"
             ]
             return "\n".join(f"{name}: no kernel, {reason}" for reason in refusals)
         share, verdict = self.seconds / dense, f"{dense / self.seconds:.2f} times as long"
@@ -48,6 +49,9 @@ class GpuPlan:
                 "multiply A.toarray() there"
             )
         lines = [f"{name}: {self.choice.candidates[0]}"]
+        if isinstance(self.choice, TransposedChoice):
+            size = 1e-6 * self.choice.packed_bytes
+            lines.append(f"{name}: A.T takes {size:.3g} MB more, made by the first product with it")
         if self.remainder_seconds:
             lines.append(f"{name}: the remainder adds {1e6 * self.remainder_seconds:.3g} us (CSR)")
         lines.append(f"{name}: dense {1e6 * dense:.3g} us: {verdict}")
@@ -152,7 +156,8 @@ def _gpu_plan(A: Operand, n: int, device: Device) -> GpuPlan:
     storage, size = A.storage, A.storage.dtype.itemsize
     beside = predict_remainder(_entries(storage), A.shape, n, size, device)
     dense = predict_dense(A.shape, n, size, device)
-    return GpuPlan(device, choose_for(storage, n, device), dense, beside)
+    choose = choose_transposed_for if A.transposed else choose_for
+    return GpuPlan(device, choose(storage, n, device), dense, beside)
 
 
 def _operand(A: Operand, n: int) -> Array:

@@ -2,6 +2,7 @@
 
 float16, bfloat16, int8 and float8 are multiplied as they are, float32 in bfloat16 parts or as tf32
 by `precision`, float64 by the tensor cores of sm_80 and sm_90; see `tvwarray._kernels.elements`.
+``A.T @ Y`` has a kernel of its own, for float16 and bfloat16; see `tvwarray._kernels.transposed`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from tvwarray._dtypes import Precision
 from tvwarray._epilogue import IDENTITY, Epilogue
 from tvwarray._errors import BackendError
 from tvwarray._kernels import elements
 from tvwarray._kernels.config import BRICK_ROWS, step_slots
+from tvwarray._kernels.devices import Device
 from tvwarray._kernels.elements import Form, as_pairs, form_of
 from tvwarray._kernels.launch import CupyLauncher, Launcher, choose_config
 from tvwarray._kernels.pack import PackedMatrix, crowded_pairs, pack
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
 from tvwarray._kernels.streams import beside_capture, settled
+from tvwarray._kernels.transposed.config import STEP_ROWS, block_columns, refusal_of
+from tvwarray._kernels.transposed.pack import TransposedMatrix, pack_transposed
+from tvwarray._kernels.transposed.product import multiply_transposed
 from tvwarray._namespace import Array, dtype_of
 from tvwarray._storage import TVWStorage
 
@@ -35,6 +42,8 @@ class CudaPacked:
     storage: TVWStorage
     launcher: Launcher
     forms: dict[Form, PackedMatrix] = field(default_factory=dict)
+    ranges: dict[int, TransposedMatrix] = field(default_factory=dict)
+    """For ``A.T @ Y``, by the columns of A in a range."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, precision: Precision = "default") -> PackedMatrix:
@@ -47,9 +56,25 @@ class CudaPacked:
                     self.forms[form] = pack(self.storage, form)
             return self.forms[form]
 
+    def transposed(self, device: Device) -> TransposedMatrix:
+        """Return the matrix as ``A.T @ Y`` takes it, packed now or earlier."""
+        form, columns = form_of(self.storage.dtype), block_columns(device.architecture)
+        assert form is not None, "refusal() was not asked"
+        with self._lock:
+            if columns not in self.ranges:
+                with settled(self.storage.data):
+                    self.ranges[columns] = pack_transposed(self.storage, form, columns)
+            return self.ranges[columns]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that was packed until now."""
+        forms, ranges = self.forms.values(), self.ranges.values()
+        return sum(p.nbytes for p in forms) + sum(p.nbytes for p in ranges)
+
 
 class CudaBackend:
-    """Runs ``A @ X`` by the kernel ``sm80_tvw_gemm``.
+    """Runs ``A @ X`` by the kernels of `choose_config`, ``A.T @ Y`` by ``sm80_tvw_transposed``.
 
     Parameters
     ----------
@@ -75,13 +100,15 @@ class CudaBackend:
         """Return why ``A @ x`` cannot run here, in a sentence, or an empty string."""
         if reason := self.launcher.refusal(storage.data, x):
             return reason
-        if transposed:
-            return "A.T @ Y is not implemented by sm80_tvw_gemm"
         form = form_of(storage.dtype, precision)
         if form is None:
             return f"tensor cores have no products of {storage.dtype.name}"
         if dtype_of(x) != storage.dtype:
             return f"needs A and X of one dtype, got {storage.dtype.name} and {dtype_of(x).name}"
+        if x.shape[-1] > _INDEX_MAX // 4:
+            return f"needs at most 2**29 columns of X, got {x.shape[-1]}"
+        if transposed:
+            return refusal_of(form) or _too_large_transposed(storage)
         if reason := elements.refusal(form, self.launcher.device(x).architecture):
             return reason
         if form.element == "tf32" and (crowded := self._crowded_pairs(storage)):
@@ -93,8 +120,6 @@ class CudaBackend:
         # The kernel counts slots, bricks and columns in 32 bits.
         if max(int(steps.sum()) * width, int((padded_rows * steps).sum())) > _INDEX_MAX // 2:
             return "has more than 2**30 slots or bricks"
-        if x.shape[-1] > _INDEX_MAX // 4:
-            return f"needs at most 2**29 columns of X, got {x.shape[-1]}"
         return ""
 
     def _crowded_pairs(self, storage: TVWStorage) -> int:
@@ -134,6 +159,8 @@ class CudaBackend:
             Read in place if its rows are contiguous, and begin at multiples of 16 bytes and are as
             long; otherwise it is copied first.
         out : array, shape (rows, n) or (batch, rows, n), optional
+        transposed : bool
+            Multiply by A.T: `x` has A's rows, the product A's columns.
         epilogue : Epilogue
             Fused, but for functions that are no named activation, integers and float64.
         precision : {"default", "highest", "high", "tf32"}
@@ -141,11 +168,23 @@ class CudaBackend:
         Raises
         ------
         BackendError
-            If `transposed`, or if the kernel does not compile or is refused by the device.
+            If the kernel does not compile or is refused by the device.
         """
-        if transposed or not isinstance(packed, CudaPacked):
-            raise BackendError("backend cuda runs A @ X for what its pack() made, nothing else.")
+        if not isinstance(packed, CudaPacked):
+            raise BackendError("backend cuda multiplies what its pack() made, nothing else.")
+        if transposed:
+            whole = packed.transposed(self.launcher.device(x))
+            return multiply_transposed(self.launcher, whole, x, out, epilogue=epilogue)
         return multiply(self.launcher, packed.of(precision), x, out, epilogue=epilogue)
+
+
+def _too_large_transposed(storage: TVWStorage) -> str:
+    with beside_capture(storage.data):  # counts come from the device
+        steps = -(-storage.rows_of.astype(np.int64) // STEP_ROWS)
+    # Every slot may be a fragment of its own, which the kernel counts in 32 bits.
+    if int((storage.slots_of * steps).sum()) > _INDEX_MAX // 8:
+        return "has more than 2**28 slots, times a 32nd of their tiles' rows"
+    return ""
 
 
 BACKEND: Final = CudaBackend()

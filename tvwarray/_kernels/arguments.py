@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, INT32, DType
-from tvwarray._epilogue import Epilogue
+from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, INT32, DType, accumulate_dtype
+from tvwarray._epilogue import Epilogue, finish, without
 from tvwarray._kernels.config import ELEMENT_BYTES, Element
 from tvwarray._kernels.elements import FLOAT64, Form, bfloat16_parts
 from tvwarray._kernels.launch import Launcher
@@ -37,6 +38,34 @@ def is_fused(epilogue: Epilogue, dtype: DType) -> bool:
             dtype == INT32 and result != INT32 and epilogue.work_dtype(dtype) == FLOAT32
         )
     return True
+
+
+def fused_or_finished(
+    run: Callable[[Array | None, Epilogue], Array],
+    epilogue: Epilogue,
+    dtype: DType,
+    out: Array | None,
+) -> Array:
+    """Return a product with all of its epilogue, by a kernel that fuses what `is_fused` says.
+
+    Parameters
+    ----------
+    run : callable
+        Runs the kernel with an epilogue that it fuses, into `out` if that is given.
+    epilogue : Epilogue
+        Checked. What the kernel does not fuse is done afterwards, to sums that are not yet rounded.
+    dtype : dtype
+        What products are stored as by default.
+    out : array, optional
+    """
+    if is_fused(epilogue, dtype):
+        return run(out, epilogue)
+    if callable(epilogue.activation) and dtype not in (INT32, FLOAT64):
+        before = without(epilogue, "activation", "residual")
+        sums = run(None, replace(before, out_dtype=FLOAT32))
+        after = Epilogue(activation=epilogue.activation, residual=epilogue.residual)
+        return finish(replace(after, out_dtype=epilogue.result_dtype(dtype)), sums, FLOAT32, out)
+    return finish(epilogue, run(None, Epilogue(out_dtype=accumulate_dtype(dtype))), dtype, out)
 
 
 @dataclass(frozen=True, eq=False)

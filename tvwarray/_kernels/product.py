@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from tvwarray._dtypes import FLOAT32, INT32, DType, accumulate_dtype, product_dtype
-from tvwarray._epilogue import IDENTITY, Epilogue, finish, without
+from tvwarray._dtypes import DType, product_dtype
+from tvwarray._epilogue import IDENTITY, Epilogue
 from tvwarray._errors import BackendError
 from tvwarray._kernels.arguments import (
     OUTPUTS,
     batch_stride,
     epilogue_arguments,
-    is_fused,
+    fused_or_finished,
     operand_of,
     pitch_of,
 )
@@ -24,7 +24,6 @@ from tvwarray._kernels.balance import most_steps
 from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
-from tvwarray._kernels.elements import FLOAT64
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.launch import Launcher, Result, choose_config
@@ -78,16 +77,14 @@ def multiply(
             if (prepared := packed.memo.get(key)) is not None:
                 return prepared.start(x, out)
         dtype = product_dtype(packed.dtype, dtype_of(x))
-        if is_fused(epilogue, dtype):
-            return _run(launcher, packed, x, out, config, epilogue, key)
-        if callable(epilogue.activation) and dtype not in (INT32, FLOAT64):
-            before = without(epilogue, "activation", "residual")
-            sums = _run(launcher, packed, x, None, config, replace(before, out_dtype=FLOAT32))
-            after = Epilogue(activation=epilogue.activation, residual=epilogue.residual)
-            after = replace(after, out_dtype=epilogue.result_dtype(dtype))
-            return finish(after, sums, FLOAT32, out)
-        plain = Epilogue(out_dtype=accumulate_dtype(dtype))
-        return finish(epilogue, _run(launcher, packed, x, None, config, plain), dtype, out)
+
+        def run(into: Array | None, fused: Epilogue) -> Array:
+            # What is finished afterwards is not the launch that `key` names.
+            return _run(
+                launcher, packed, x, into, config, fused, key if fused is epilogue else None
+            )
+
+        return fused_or_finished(run, epilogue, dtype, out)
 
 
 def _run(

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.launch import Launcher, Result, Scratch
-from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.streams import capturing, settled
 from tvwarray._namespace import Array, array_namespace, device_of
 
@@ -24,6 +23,20 @@ CHUNK: Final = 16
 
 MOST_LAUNCHES: Final = 64
 """Of one matrix, kept to be started again."""
+
+
+class Packed(Protocol):
+    """A matrix in some kernel's order, with what is remembered of its products."""
+
+    @property
+    def values(self) -> Array:
+        """Its values, on their device."""
+        ...
+
+    @property
+    def memo(self) -> dict[Any, Any]:
+        """Launches and scratch memory, among other things."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +48,7 @@ class Launch:
     args: tuple[Any, ...]
 
     def first(
-        self, launcher: Launcher, packed: PackedMatrix, read: Array, written: Array,
+        self, launcher: Launcher, packed: Packed, read: Array, written: Array,
         x: Array, out: Array, key: Hashable | None,
     ) -> Array:  # fmt: skip
         """Start it, deliver the result, and keep it if nothing was copied on the way."""
@@ -82,7 +95,7 @@ class Repeated(NamedTuple):
         return out
 
 
-def forget_launches(packed: PackedMatrix) -> None:
+def forget_launches(packed: Packed) -> None:
     """Let the next product of every shape be planned anew."""
     for key in [k for k, kept in packed.memo.items() if isinstance(kept, Repeated)]:
         packed.memo.pop(key, None)
@@ -95,7 +108,7 @@ def place_of(launcher: Launcher, x: Array | None) -> tuple[Any, ...]:
     return x.dtype, x.shape, x.strides, launcher.address(x) % CHUNK == 0
 
 
-def scratch(launcher: Launcher, packed: PackedMatrix, x: Array, dtype: Any, size: int) -> Scratch:
+def scratch(launcher: Launcher, packed: Packed, x: Array, dtype: Any, size: int) -> Scratch:
     """Return at least `size` elements of a matrix's own for one stream: kernels leave them zero.
 
     Products of one stream follow each other, so they may share; nothing is allocated twice.

@@ -1,0 +1,195 @@
+"""`TransposedConfig`: every constant that ``sm80_tvw_transposed`` leaves open, as data.
+
+Each field is one ``constexpr`` of the same name in ``config.cuh``. How many columns of A a block
+owns depends on the chip alone, on its shared memory, where their sums stand: the matrix is packed
+for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final, Literal
+
+from tvwarray._kernels.config import (
+    ELEMENT_BYTES,
+    REGISTERS_PER_MULTIPROCESSOR,
+    SIXTEEN_BIT,
+    Element,
+)
+from tvwarray._kernels.devices import SHARED_LIMITS, generation
+from tvwarray._kernels.elements import Form
+
+STEP_ROWS: Final = 32
+"""Rows of a tile that are multiplied at once."""
+
+FRAGMENT_SLOTS: Final = 16
+"""Kept columns of a tensor-core instruction; the unit in which the matrix is packed."""
+
+FRAGMENT_VALUES: Final = STEP_ROWS * FRAGMENT_SLOTS
+"""Values of a fragment in a step."""
+
+
+@dataclass(frozen=True)
+class TransposedConfig:
+    """The constants of one kernel.
+
+    The fields other than `kernel` are ``constexpr`` values of ``config.cuh``.
+    """
+
+    element: Element
+    """What the values of A and Y are: 16 bits."""
+    block_columns: int
+    """Columns of A, rows of the result, that one block owns."""
+    block_n: int
+    """Columns of Y that one block computes."""
+    warp_n: int
+    """Columns of Y that one warp computes."""
+    stages: int
+    """Stages of a step each in the ring in shared memory: one is read, the others arrive."""
+    warps: int = 8
+    """Warps of a block."""
+    min_blocks: int = 1
+    """Blocks a multiprocessor must have registers for."""
+    output: Element = "float32"
+    """What the result is stored as."""
+    fused: bool = False
+    """Whether anything happens to the sums but a cast."""
+    activation: Literal["none", "relu", "gelu", "gelu_tanh", "silu"] = "none"
+    kernel: str = "sm80_tvw_transposed"
+    """The source file, and the name of the kernel in it."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps
+
+    @property
+    def block_fragments(self) -> int:
+        """Fragments of kept columns that a step has at most."""
+        return self.block_columns // FRAGMENT_SLOTS
+
+    @property
+    def warps_m(self) -> int:
+        """Rows of warps, which the fragments of a step go round."""
+        return self.warps * self.warp_n // self.block_n
+
+    @property
+    def y_stage_bytes(self) -> int:
+        """Bytes of Y in a stage."""
+        return STEP_ROWS * self.block_n * ELEMENT_BYTES[self.element]
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of one stage."""
+        values = self.block_fragments * FRAGMENT_VALUES * ELEMENT_BYTES[self.element]
+        return self.y_stage_bytes + values
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes of the sums of a block, float32."""
+        return 4 * self.block_columns * self.block_n
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return self.sums_bytes + self.stages * self.stage_bytes
+
+    @property
+    def max_registers(self) -> int:
+        """Registers a thread may have, by `threads`, `min_blocks` and the instruction format."""
+        return min(255, REGISTERS_PER_MULTIPROCESSOR // (self.threads * self.min_blocks) // 8 * 8)
+
+    @property
+    def products(self) -> int:
+        """Tensor-core instructions that the loop body of one warp holds."""
+        return -(-self.block_fragments // self.warps_m) * (self.warp_n // 8) * 2
+
+    def refusal(self) -> str:
+        """Return which rule of the kernel this config breaks, or an empty string."""
+        if self.element not in SIXTEEN_BIT:
+            return f"A.T @ Y is multiplied in 16 bits, not in {self.element}"
+        if self.output not in ("float32", *SIXTEEN_BIT):
+            return f"products of {self.element} are not stored as {self.output}"
+        if self.block_n not in (64, 128):
+            return f"block_n is {self.block_n}; it must be 64 or 128"
+        if self.block_columns % FRAGMENT_SLOTS:
+            return f"a block owns multiples of {FRAGMENT_SLOTS} columns, not {self.block_columns}"
+        if (
+            self.warp_n % 32
+            or self.block_n % self.warp_n
+            or self.warps % (self.block_n // self.warp_n)
+        ):
+            return f"{self.warps} warps of {self.warp_n} columns do not tile {self.block_n}"
+        if self.stages < 2:
+            return "stages is below 2; one is read while another arrives"
+        return ""
+
+    def target(self, architecture: str) -> str:
+        """Return what to compile for, on a device of `architecture`."""
+        return architecture
+
+    def headers(self) -> dict[str, str]:
+        """Return the text of ``config.cuh``, by name."""
+        lines = ["#pragma once", "namespace config {"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "kernel":
+                continue
+            if field.name in ("element", "output"):
+                lines.append(f"constexpr Element {field.name} = Element::{value};")
+            elif field.name == "activation":
+                lines.append(f"constexpr Activation {field.name} = Activation::{value};")
+            else:
+                kind = "bool" if isinstance(value, bool) else "int"
+                lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
+        lines.append(f"constexpr bool bfloat16 = {str(self.output == 'bfloat16').lower()};")
+        return {"config.cuh": "\n".join([*lines, "}  // namespace config", ""])}
+
+    def __str__(self) -> str:
+        """Return a line such as ``sm80_tvw_transposed float16 256x128, warps of 64, 4 stages``."""
+        text = (
+            f"{self.kernel} {self.element} {self.block_columns}x{self.block_n}, "
+            f"warps of {self.warp_n}, {self.stages} stages"
+        )
+        if self.output != self.element:
+            text += f", to {self.output}"
+        return text + (f", fused {self.activation}" if self.fused else "")
+
+
+_SHAPES: Final = {
+    # columns of A, and for each width of blocks the width of warps and the stages
+    "80": (192, ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+    "90": (256, ((128, 64, 4), (128, 32, 4), (64, 32, 5))),
+    "89": (128, ((128, 64, 2), (128, 32, 2), (64, 32, 4))),
+}
+"""In order of preference where the model sees no difference, by the shared memory of a chip."""
+
+
+def refusal_of(form: Form) -> str:
+    """Return why there is no ``A.T @ Y`` of values in a form, in a sentence, or an empty string."""
+    if form.element in SIXTEEN_BIT and form.parts == 1:
+        return ""
+    what = "float32" if form.parts > 1 or form.element == "tf32" else form.element
+    return f"sm80_tvw_transposed multiplies float16 and bfloat16, not {what}"
+
+
+def block_columns(architecture: str) -> int:
+    """Return how many columns of A a block owns on an architecture, whatever the config."""
+    return _shapes(architecture)[0]
+
+
+def transposed_configs(architecture: str, element: Element) -> tuple[TransposedConfig, ...]:
+    """Return the configs that are shipped for an architecture, in order of preference."""
+    columns, shapes = _shapes(architecture)
+    return tuple(
+        TransposedConfig(element, columns, block_n, warp_n, stages, output=element)
+        for block_n, warp_n, stages in shapes
+    )
+
+
+def _shapes(architecture: str) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+    per_block = SHARED_LIMITS[generation(architecture)][0]
+    fitting = max(
+        (least, name) for name in _SHAPES if (least := SHARED_LIMITS[name][0]) <= per_block
+    )
+    return _SHAPES[fitting[1]]

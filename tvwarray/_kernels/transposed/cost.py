@@ -1,0 +1,144 @@
+"""How long ``A.T @ Y`` takes, and which config it runs.
+
+A step is 32 rows of a tile and the slots that it keeps in a range. Its products, and the paths that
+feed them, overlap as those of ``A @ X`` do; adding an item's sums up goes through shared memory::
+
+    feed  = max(stage bytes / L2 rate, bytes through shared memory / 128 a clock)
+    step  = max(rounds of fragments x products x clocks + exposed x feed, latency / stages ahead)
+    time  = launch + memory + steps of the busiest multiprocessor, its start and end
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tvwarray._kernels.config import Element
+from tvwarray._kernels.cost import (
+    BLOCK_CLOCKS,
+    EXPOSED_ALONE,
+    JOIN_SECONDS,
+    LATENCY_CLOCKS,
+    LAUNCH_SECONDS,
+    RATES,
+    SHARED_CLOCK_BYTES,
+    Prediction,
+)
+from tvwarray._kernels.devices import Device, generation
+from tvwarray._kernels.elements import form_of
+from tvwarray._kernels.transposed.balance import piece_counts
+from tvwarray._kernels.transposed.config import (
+    FRAGMENT_SLOTS,
+    FRAGMENT_VALUES,
+    TransposedConfig,
+    block_columns,
+    refusal_of,
+    transposed_configs,
+)
+from tvwarray._kernels.transposed.pack import Order
+from tvwarray._storage import TVWStorage
+
+BARRIER_CLOCKS: Final = 60.0
+"""What handing a stage over takes."""
+
+
+class TransposedCandidate(NamedTuple):
+    """A config and its modelled time."""
+
+    config: TransposedConfig
+    prediction: Prediction
+    refusal: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.config}: {self.refusal or self.prediction}"
+
+
+@dataclass(frozen=True)
+class TransposedChoice:
+    """The candidates, best first."""
+
+    candidates: tuple[TransposedCandidate, ...]
+    packed_bytes: int = 0
+    """What the matrix takes in the order of this kernel, beside others it may be packed in."""
+    refusal: str = ""
+    """Why there are no candidates."""
+
+    @property
+    def config(self) -> TransposedConfig | None:
+        """The best candidate, or None if there is none."""
+        return self.candidates[0].config if self.candidates else None
+
+    def __str__(self) -> str:
+        """Return a line for each candidate."""
+        return "\n".join(map(str, self.candidates))
+
+
+def choose_transposed(order: Order, element: Element, n: int, device: Device) -> TransposedChoice:
+    """Rank the configs for a product with `n` columns of Y."""
+    configs = transposed_configs(device.architecture, element)
+    ranked = [TransposedCandidate(c, predict_transposed(c, order, n, device)) for c in configs]
+    ranked.sort(key=lambda candidate: candidate.prediction.seconds)
+    return TransposedChoice(tuple(ranked), order.nbytes)
+
+
+def choose_transposed_for(storage: TVWStorage, n: int, device: Device) -> TransposedChoice:
+    """Rank the configs for a matrix that is not packed, and may lie anywhere."""
+    form = form_of(storage.dtype)
+    if form is None:
+        return TransposedChoice(())
+    if reason := refusal_of(form):
+        return TransposedChoice((), refusal=reason)
+    order = Order.of_storage(storage, block_columns(device.architecture))
+    return choose_transposed(order, form.element, n, device)
+
+
+def predict_transposed(
+    config: TransposedConfig, order: Order, n: int, device: Device
+) -> Prediction:
+    """Return the modelled time of ``A.T @ Y`` for `n` columns of Y."""
+    rows, cols = order.shape
+    columns = max(1, ceil(n / config.block_n))
+    pieces = piece_counts(order, columns, config, device.multiprocessors)
+    clocks, limit = _clocks(config, order, device)
+    blocks = int(pieces.sum()) * columns
+    busiest = ceil(blocks / device.multiprocessors)
+    total = 0.0 if not blocks else busiest * (clocks * columns / blocks + BLOCK_CLOCKS)
+    joined = int(pieces[pieces > 1].sum()) * columns * config.sums_bytes
+    parts = {
+        "launch": LAUNCH_SECONDS + (JOIN_SECONDS if joined else 0.0),
+        "memory": (order.nbytes + 2 * (rows + cols) * n) / device.dram_rate,
+        "blocks": total / device.clock
+        + 2
+        * joined
+        / (RATES[generation(device.architecture)].l2_bytes * device.clock)
+        / device.multiprocessors,
+    }
+    if parts["memory"] > parts["blocks"]:
+        limit = "memory"
+    return Prediction(sum(parts.values()), parts, limit)
+
+
+def _clocks(config: TransposedConfig, order: Order, device: Device) -> tuple[float, str]:
+    """Return the clocks of all steps for one block's width of Y, and what takes most of them."""
+    rates = RATES[generation(device.architecture)]
+    fragments, steps = order.fragments.astype(float), order.item_steps
+    rounds = np.ceil(fragments / config.warps_m)
+    of_round = 2 * (config.warp_n // 8) * config.warps * rates.dense_clocks
+    values = 2 * FRAGMENT_VALUES * fragments
+    arriving = values + config.y_stage_bytes
+    read = values * (config.block_n // config.warp_n) + config.y_stage_bytes * config.warps_m
+    added = 8 * FRAGMENT_SLOTS * config.block_n * fragments / steps
+    paths = {
+        "tensor cores": rounds * of_round,
+        "L2": arriving / rates.l2_bytes,
+        "shared memory": (arriving + read + added) / SHARED_CLOCK_BYTES,
+    }
+    feed = np.maximum(paths["L2"], paths["shared memory"])
+    busy = paths["tensor cores"] + EXPOSED_ALONE * feed + BARRIER_CLOCKS
+    waits = LATENCY_CLOCKS / (config.stages - 1)
+    totals = {name: float((path * steps).sum()) for name, path in paths.items()}
+    limit = max(totals, key=lambda name: totals[name])
+    return float((np.maximum(busy, waits) * steps).sum()), limit
