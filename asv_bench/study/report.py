@@ -26,6 +26,13 @@ WITHIN = (
     "TW-2D, layer", "TW-1D, layer", "BW 32, layer", "VW", "V:N:M 128",
 )  # fmt: skip
 
+# The colours of Okabe and Ito, which people tell apart however they see colours.
+STYLES = {
+    "EW": ("black", "o"), "TEW": ("#cc79a7", "P"), "TVW both": ("#0072b2", "s"),
+    "TVW permuted": ("#56b4e9", "D"), "TVW": ("#009e73", "^"), "TW-2D": ("#e69f00", "v"),
+    "BW 32": ("#d55e00", "X"), "VW": ("#999999", "<"), "V:N:M 128": ("#666666", ">"),
+}  # fmt: skip
+
 Results = dict[tuple[str, float], np.ndarray]
 """Of a contestant at a sparsity: a value for each seed, seeds in order."""
 
@@ -71,12 +78,6 @@ def _cell(values: np.ndarray | None, sign: str = "") -> str:
 
 def plot_text(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
-    styles = {
-        "EW": ("black", "o"), "TEW": ("tab:purple", "P"), "TVW both": ("tab:blue", "s"),
-        "TVW permuted": ("tab:cyan", "D"), "TVW": ("tab:green", "^"),
-        "TW-2D": ("tab:olive", "v"), "BW 32": ("tab:orange", "X"), "VW": ("tab:red", "<"),
-        "V:N:M 128": ("tab:brown", ">"),
-    }  # fmt: skip
     dense = results["dense", 0.0].mean()
     for ax, suffix, title in zip(
         axes,
@@ -84,7 +85,7 @@ def plot_text(results: Results, path: Path) -> None:
         ("all layers ranked", "each layer for itself"),
         strict=True,
     ):
-        for name, (color, marker) in styles.items():
+        for name, (color, marker) in STYLES.items():
             full = name if name in ("VW", "V:N:M 128") else name + suffix
             if not suffix and full in ("VW", "V:N:M 128"):
                 continue
@@ -99,12 +100,11 @@ def plot_text(results: Results, path: Path) -> None:
 def plot_images(results: Results, path: Path) -> None:
     stages = (*STAGES, 0.96875)
     figure, ax = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
-    colors = {"EW": "black", "TVW both": "tab:blue", "TVW": "tab:green", "TW-2D": "tab:olive"}
-    for name, color in (colors | {"BW 32": "tab:orange"}).items():
-        _line(ax, results, f"{name}, floor 0.25", name, stages, color, "o")
-    _line(ax, results, "TVW, floor 0", "TVW, no floor", stages, "tab:green", "x", ls=":")
-    ax.set(xlabel="pruned", ylabel="share of digits right, test split", ylim=(0, 1))
-    ax.legend(fontsize=7)
+    for name in ("EW", "TVW both", "TVW", "TW-2D", "BW 32"):
+        _line(ax, results, f"{name}, floor 0.25", name, stages, *STYLES[name])
+    _line(ax, results, "TVW, floor 0", "TVW, no floor", stages, STYLES["TVW"][0], "x", ls=":")
+    ax.set(xlabel="pruned", ylabel="share of digits right, test split", ylim=(0.3, 1))
+    ax.legend(fontsize=8)
     _save(figure, path)
 
 
