@@ -45,6 +45,15 @@ class Epilogue:
         meets a part that is none.
     row_scale, col_scale : array, shape (rows,) and (n,), optional
         Factors of the rows and columns of the product: the scales of quantised operands.
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((256, 512)), 0.75)
+    >>> X, C = np.ones((512, 8)), np.ones((256, 8))
+    >>> steps = tvwarray.Epilogue(alpha=2.0, beta=1.0, c=C)  # 2 A X + C, as BLAS has it
+    >>> np.allclose(tvwarray.matmul(A, X, epilogue=steps), 2 * (A @ X) + C)
+    True
     """
 
     alpha: float = 1.0

@@ -25,6 +25,20 @@ def save(path: str | PathLike[str], A: TVWMatrix | Mapping[str, TVWMatrix]) -> N
         If the suffix is another one.
     OSError
         If the file cannot be written. It is replaced as a whole or not at all.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np, tvwarray
+    >>> A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((256, 512)), 0.75)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "layers.safetensors")
+    ...     tvwarray.save(path, {"up": A, "down": A.T})
+    ...     layers = tvwarray.load(path)
+    >>> {name: m.shape for name, m in layers.items()}
+    {'up': (256, 512), 'down': (512, 256)}
+    >>> (layers["up"] != A).nnz
+    0
     """
     named = {"": A} if isinstance(A, TVWMatrix) else A
     _io.save_storages(

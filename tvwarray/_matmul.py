@@ -78,6 +78,16 @@ def select_backend(
     ------
     ValueError
         If `backend` names none.
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((256, 512)), 0.75)
+    >>> chosen = tvwarray.select_backend(A, np.ones((512, 8)))
+    >>> chosen.backend.name in ("cpu", "array")
+    True
+    >>> print(str(chosen).splitlines()[0])
+    cuda: needs CuPy arrays on a CUDA device, got numpy arrays
     """
     x = operand(A, native(X))
     check_precision(precision)
@@ -132,6 +142,18 @@ def matmul(
     Where `X` holds NaN or infinity, a row of the product is NaN wherever the stored nonzeros alone
     make it so, and may be NaN only where the dense product is: a backend may or may not multiply
     the zeros inside a tile. Columns that a tile does not keep are never read for it.
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> W = np.random.default_rng(0).standard_normal((256, 512), dtype=np.float32)
+    >>> A = tvwarray.sparsify(W, 0.75)
+    >>> X = np.ones((512, 8), np.float32)
+    >>> np.allclose(tvwarray.matmul(A, X), A.toarray() @ X, atol=1e-3)
+    True
+    >>> scaled = tvwarray.matmul(A, X, epilogue=tvwarray.Epilogue(alpha=0.5, activation="relu"))
+    >>> np.allclose(scaled, np.maximum(0.5 * (A.toarray() @ X), 0), atol=1e-3)
+    True
     """
     key = None
     if backend is None and epilogue is None and precision == "default":
@@ -201,6 +223,16 @@ def linear(
         If the shapes or dtypes do not fit, or `activation` is no known name.
     BackendError
         If no backend runs this product.
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> W = np.random.default_rng(0).standard_normal((256, 512), dtype=np.float32)
+    >>> A, bias = tvwarray.sparsify(W, 0.75), np.ones(256, np.float32)
+    >>> x = np.ones((4, 512), np.float32)
+    >>> y = tvwarray.linear(x, A, bias, "relu")
+    >>> np.allclose(y, np.maximum(x @ A.toarray().T + bias, 0), atol=1e-3)
+    True
     """
     bare = bias is None and activation is None and residual is None and out is None
     if bare and type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == A.shape[1]:

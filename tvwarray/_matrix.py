@@ -128,6 +128,15 @@ class TVWMatrix(Operations, sp.sparray):
         FormatError
             If `a` is no matrix of a storable dtype, ``layout="exact"`` meets a crowded group, or
             no layout keeps `memory_limit`.
+
+        Examples
+        --------
+        >>> import numpy as np, tvwarray
+        >>> W = np.zeros((64, 128))
+        >>> W[:32, ::4] = 1.0
+        >>> A = tvwarray.TVWMatrix.from_dense(W)
+        >>> bool((A.toarray() == W).all()), A.nnz
+        (True, 1024)
         """
         options: dict[str, Any] = {"tile_rows": tile_rows, "vector": vector, "layout": layout}
         a, mask = _frameworks.native(a), _frameworks.native(mask)
@@ -437,6 +446,13 @@ class TVWMatrix(Operations, sp.sparray):
         ------
         ImportError
             If matplotlib is not installed; it comes with ``tvwarray[plot]``.
+
+        Examples
+        --------
+        >>> import numpy as np, tvwarray
+        >>> A = tvwarray.sparsify(np.random.default_rng(0).standard_normal((512, 256)), 0.75)
+        >>> A.spy().get_title()
+        '512 x 256 float64, 4 tiles'
         """
         return spy(self._storage, ax, transposed=self._transposed, cells=cells, colorbar=colorbar)
 

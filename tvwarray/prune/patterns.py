@@ -73,6 +73,12 @@ def make_pattern(
     ------
     FormatError
         If the name is not known.
+
+    Examples
+    --------
+    >>> from tvwarray import prune
+    >>> prune.make_pattern("bw")
+    BlockWise(shape=32)
     """
     if not isinstance(pattern, str):
         return pattern

@@ -37,6 +37,15 @@ def plot_sparsity(masks: Masks, ax: Axes | None = None) -> Axes:
     ------
     ImportError
         If matplotlib is not installed; it comes with ``tvwarray[plot]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = {name: np.random.default_rng(0).random((256, 256)) for name in "ab"}
+    >>> ax = prune.plot_sparsity(prune.global_masks(scores, 0.75))
+    >>> ax.get_xlabel()
+    'pruned, % (all layers: 75.0)'
     """
     found = {name: _mask(chosen) for name, chosen in masks.items()}
     pruned = [100 * (1 - m.mean()) if m.size else 0.0 for m in found.values()]
@@ -71,6 +80,16 @@ def plot_score_kept(
     ------
     ImportError
         If matplotlib is not installed; it comes with ``tvwarray[plot]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = {name: np.random.default_rng(0).random((256, 256)) for name in "ab"}
+    >>> masks = {p: prune.global_masks(scores, 0.75, p) for p in ("ew", "tvw")}
+    >>> ax = prune.plot_score_kept(scores, masks)
+    >>> ax.get_xlabel()
+    'score kept, %'
     """
     shares = {}
     for label, chosen in masks.items():

@@ -59,6 +59,15 @@ def mask(
     ------
     FormatError
         If the scores cannot be ranked or the pattern does not reach the sparsity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = prune.magnitude(np.random.default_rng(0).standard_normal((256, 512)))
+    >>> kept = prune.mask(scores, 0.75)
+    >>> kept.shape, float(1 - kept.mean())
+    ((256, 512), 0.75)
     """
     made = make_pattern(
         pattern,
@@ -93,6 +102,16 @@ def global_masks(
     -------
     dict of bool arrays
         In the shapes of the scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> rng = np.random.default_rng(0)
+    >>> layers = {"weak": rng.random((256, 256)), "strong": 4 * rng.random((256, 256))}
+    >>> masks = prune.global_masks(layers, 0.75)
+    >>> bool(masks["weak"].mean() < 0.25 < masks["strong"].mean())
+    True
     """
     made = global_selections(
         scores,
@@ -172,6 +191,18 @@ def global_selections(
     0.25
     >>> made["up"].sparsity > made["down"].sparsity
     True
+
+    Examples
+    --------
+    >>> import numpy as np, tvwarray
+    >>> from tvwarray import prune
+    >>> rng = np.random.default_rng(0)
+    >>> weights = {name: rng.standard_normal((256, 256)) for name in ("query", "key")}
+    >>> scores = {name: prune.magnitude(w) for name, w in weights.items()}
+    >>> chosen = prune.global_selections(scores, 0.75, tile_rows=64)
+    >>> matrices = {n: tvwarray.TVWMatrix.from_selection(w, chosen[n]) for n, w in weights.items()}
+    >>> sum(A.nnz for A in matrices.values()) / (2 * 256 * 256)
+    0.25
     """
     made = make_pattern(
         pattern,
@@ -232,6 +263,17 @@ def apriori(
         For ``apriori=`` of `global_selections` and `global_masks`. A region is what a pattern
         prunes as a whole: a row, a block, a column of a tile. Element-wise and vector-wise
         patterns have none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = {"w": np.random.default_rng(0).random((256, 256))}
+    >>> scores["w"][:, :64] = 0  # what any ranking drops
+    >>> found = prune.apriori(scores, 0.5)
+    >>> masks = prune.global_masks(scores, 0.5, "tw", apriori=found)
+    >>> int(masks["w"][:, :64].sum())
+    0
     """
     if not 0 <= empty < dense <= 1:
         raise FormatError(

@@ -64,6 +64,14 @@ def taylor(weights: Array, gradients: Array, form: TaylorForm = "abs") -> HostAr
     ------
     FormatError
         If the shapes differ or the form is not known.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> w, g = np.array([[1.0, -2.0]]), np.array([[0.5, 0.1]])
+    >>> prune.taylor(w, g)
+    array([[0.5, 0.2]])
     """
     if form not in get_args(TaylorForm):
         raise FormatError(f'form is {form!r}; it is "abs", "square" or "mask".')
@@ -84,6 +92,14 @@ def fisher(weights: Array, squared_gradients: Array) -> HostArray:
     ------
     FormatError
         If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> w, g = np.array([[1.0, -2.0]]), np.array([[0.5, 0.1]])
+    >>> prune.fisher(w, g**2)
+    array([[0.125, 0.02 ]])
     """
     w, f = _wide_pair(weights, squared_gradients)
     return _to_host(_absolute(w * w * f) / 2)

@@ -111,6 +111,16 @@ def score_kept(scores: Mapping[str, Array], masks: Mapping[str, HostArray | Sele
     scores : mapping of str to array, each of shape (rows, cols)
     masks : mapping of str to bool array or Selection
         For the same names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = {"w": np.random.default_rng(0).random((256, 256))}
+    >>> best = prune.score_kept(scores, prune.global_masks(scores, 0.75, "ew"))
+    >>> ours = prune.score_kept(scores, prune.global_masks(scores, 0.75, "tvw"))
+    >>> bool(0.8 < ours / best < 1)
+    True
     """
     kept = total = 0.0
     for name, score in scores.items():

@@ -142,6 +142,15 @@ class TileVectorWise(RankedPattern):
     Permuted slots cost nothing at run time: tiles gather their columns in any case. Grouped rows
     make ``x @ A.T`` slower on the CPU where tiles are many (docs/pruning.md has the figures). Both
     are layouts of 2:4; other n:m have natural order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tvwarray import prune
+    >>> scores = np.random.default_rng(0).random((256, 512))
+    >>> chosen = prune.TileVectorWise(tile_rows=64).select(scores, 0.75)
+    >>> float(1 - chosen.mask.mean())
+    0.75
     """
 
     tile_rows: int = DEFAULT_TILE_ROWS
