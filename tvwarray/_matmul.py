@@ -32,7 +32,7 @@ from tvwarray._frameworks import handler_of, native
 from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
 from tvwarray._operands import Operand, check_out, check_precision, operand, rows_of, widened
-from tvwarray._prepared import PackCache, Prepared, PreparedProducts, signature
+from tvwarray._prepared import PackCache, Prepared, PreparedProducts, is_cupy, signature
 from tvwarray._storage import TVWStorage
 
 BACKENDS: Final[list[Backend]] = [cuda.BACKEND, cpu.BACKEND, array.BACKEND]
@@ -235,7 +235,8 @@ def linear(
     True
     """
     bare = bias is None and activation is None and residual is None and out is None
-    if bare and type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == A.shape[1]:
+    known = type(x) is np.ndarray or is_cupy(type(x))
+    if bare and known and x.ndim == 2 and x.shape[1] == A.shape[1]:
         return matmul(A, x.T, backend=backend, precision=precision).T  # which may be prepared
     if framework := handler_of(x, A.storage.data):
         options: dict[str, Any] = {"backend": backend, "precision": precision}

@@ -17,6 +17,7 @@ import torch
 
 from tvwarray import _matmul
 from tvwarray._frozen import FrozenPattern
+from tvwarray._kernels.streams import settled
 from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
 from tvwarray.torch._tensors import on_current_stream, to_array, to_tensor
@@ -57,6 +58,10 @@ class Trained:
     def storage(self, values: torch.Tensor | None) -> TVWStorage:
         """Return the matrix of `values`."""
         assert values is not None
+        with on_current_stream(values):
+            return self._filled(values)
+
+    def _filled(self, values: torch.Tensor) -> TVWStorage:
         array, last = to_array(values), self._last
         if isinstance(array, np.ndarray):
             if last is not None and _same_bits(last[0], array):
@@ -70,7 +75,8 @@ class Trained:
             if last is not None and last[0] == state:
                 return last[1]
             array = array.copy()
-        storage = self.pattern.fill(array)
+        with settled(array):  # a product on another stream may find it
+            storage = self.pattern.fill(array)
         self._last = state, storage
         return storage
 
