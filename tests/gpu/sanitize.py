@@ -74,8 +74,8 @@ def workload(tool: str) -> None:
     for dtype in (FLOAT16, BFLOAT16):
         for sparse in (True, False):
             for config in shipped(here, dtype, sparse):
-                # racecheck does not see the order that mbarriers make: it reports every second
-                # use of a stage, and does so of two warps that hand each other a word.
+                # Where one lane tells a barrier for its warp, racecheck orders that lane alone:
+                # it reports every second use of a stage, and two warps that share one word.
                 once = tool == "racecheck" and isinstance(config, HopperConfig)
                 product = _problem(dtype, sparse, 72, RINGS if once else 1024)
                 run(product, config)

@@ -9,6 +9,7 @@ import numpy as np
 from tvwarray._frameworks import handler_of
 from tvwarray._matmul import matmul
 from tvwarray._namespace import Array, array_namespace
+from tvwarray._prepared import is_cupy
 from tvwarray._sparray.arithmetic import Kind, Matrix, classify
 
 
@@ -25,6 +26,8 @@ def product(A: Matrix, other: Any) -> Any:
     if framework := handler_of(other):
         _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
         return framework.matmul(A, other)
+    if is_cupy(type(other)) and other.ndim > 0:
+        return matmul(A, other)
     kind, other = classify(other)
     if kind is Kind.OTHER:
         return NotImplemented
@@ -48,6 +51,8 @@ def reflected(At: Matrix, other: Any) -> Any:
     if framework := handler_of(other):
         _refuse_scalar(Kind.SCALAR if getattr(other, "ndim", 2) == 0 else Kind.OTHER)
         return framework.linear(other, At)
+    if is_cupy(type(other)) and other.ndim > 0:
+        return matmul(At, other.T).T
     kind, other = classify(other)
     if kind is Kind.OTHER:
         return NotImplemented
