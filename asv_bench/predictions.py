@@ -3,9 +3,9 @@
     python asv_bench/predictions.py [--weights model.safetensors]   # predicted against measured
     python asv_bench/predictions.py --fit                            # new nanoseconds for _cpu_cost
 
-The twenty matrices of `HELD_BACK` are not among those of `FITTED`. Products take turns, on one
-thread, each repeated on its own so that caches hold what they can; times are medians of processor
-time. Needs pyamg and threadpoolctl.
+The twenty matrices of `held_back` are not among those of `FITTED`. Products run on one thread, each
+on its own so that caches hold what they can; times are medians of processor time, of passes over
+all matrices. Needs pyamg and threadpoolctl.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ WITHIN = 0.3
 PASSES = 3
 """Over all matrices, apart in time: what disturbs one of them is outvoted."""
 
+WARM_UP = 4
+"""Runs before a function is timed."""
+
 Seconds = dict[str, dict[str, float]]
 """Measured seconds by matrix, and by way and count joined as in "csr 64"."""
 
@@ -161,7 +164,7 @@ class Case:
                 raise AssertionError(f"{self.name}: {way} is outside its error bound")
 
     def measure(self, budget: float) -> None:
-        """Add the median time of each way for each count, all ways in turn."""
+        """Add the median time of each way for each count."""
         for n in COUNTS:
             x = self.operand(n)
             runs = {way: partial(run, x) for way, run in self.ways.items()}
@@ -176,28 +179,31 @@ def measure(matrices: dict[str, sp.csr_array]) -> Seconds:
         case.verify()
     for _ in range(PASSES):
         for case in cases:
-            case.measure(budget=0.04)
+            case.measure(budget=0.015)
     return {c.name: {key: float(np.median(s)) for key, s in c.samples.items()} for c in cases}
 
 
 def medians(ways: dict[str, Callable[[], object]], budget: float) -> dict[str, float]:
-    """Time functions in turn, each for at least 0.2 ms a turn, by the processor's clock."""
-    repeats = {}
+    """Time each function on its own, by the processor's clock, in samples of at least 0.2 ms.
+
+    Before that it runs until the caches hold what they can of it: the one before left them full of
+    itself, and after a dense matrix of 100 MB one run does not suffice.
+    """
+    found = {}
     for way, run in ways.items():
-        run()
         start = perf_counter()
-        run()
-        repeats[way] = max(1, int(2e-4 / (perf_counter() - start)))
-    samples = {way: [] for way in ways}
-    start = perf_counter()
-    while len(samples["tvw"]) < 3 or perf_counter() - start < budget:
-        for way, run in ways.items():
-            run()  # the others left the caches full of themselves
+        for _ in range(WARM_UP):
+            run()
+        repeats = max(1, int(2e-4 * WARM_UP / (perf_counter() - start)))
+        samples: list[float] = []
+        start = perf_counter()
+        while len(samples) < 3 or perf_counter() - start < budget:
             begin = thread_time()
-            for _ in range(repeats[way]):
+            for _ in range(repeats):
                 run()
-            samples[way].append((thread_time() - begin) / repeats[way])
-    return {way: float(np.median(s)) for way, s in samples.items()}
+            samples.append((thread_time() - begin) / repeats)
+        found[way] = float(np.median(samples))
+    return found
 
 
 def block_of(a: sp.csr_array) -> int:
