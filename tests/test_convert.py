@@ -345,3 +345,11 @@ def test_cupyx_matrices_come_by_the_same_path(form):
         parts = A.to_components()
         assert all(v.device == device for v in parts.values() if hasattr(v, "device"))
         assert (A * 2).device == device
+
+
+@pytest.mark.parametrize("make", [TVWMatrix, TVWMatrix.from_dense, tvwarray.analyze])
+def test_masked_arrays_are_refused(make):
+    a = np.ma.masked_array(np.eye(4), mask=np.eye(4))
+    with pytest.raises(FormatError, match=r"masked; fill it first: x\.filled\(0\)"):
+        make(a)
+    assert TVWMatrix(a.filled(0)).nnz == 0

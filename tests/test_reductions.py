@@ -52,6 +52,45 @@ def test_extremes(matrix, axis):
         assert A.max(explicit=True) == a[a != 0].max()
 
 
+@given(
+    matrices(["bool", "int8", "uint16", "int64", "float32", "float64", "complex64"]),
+    st.sampled_from([None, 0, 1, -1, (0,), (-1,), (0, 1), (1, -2), (0, 0), 2, True, 1.0]),
+    st.sampled_from([None, np.float32, np.complex128]),
+)
+def test_reductions_are_those_of_csr(matrix, axis, kind):
+    """Shapes, dtypes and errors: values are compared with NumPy above."""
+    A, a = matrix
+    csr = sp.csr_array(a)
+    assume(kind != np.float32 or a.dtype.kind != "c")  # which warns
+    calls = [
+        lambda S: S.sum(axis=axis),
+        lambda S: S.sum(axis=axis, dtype=kind),
+        lambda S: S.mean(axis=axis, dtype=kind),
+        lambda S: S.count_nonzero(axis=axis),
+        lambda S: S.max(axis=axis),
+        lambda S: S.min(axis=axis, explicit=True),
+        lambda S: S.nanmin(axis=axis),
+        lambda S: S.diagonal(1),
+        lambda S: S.trace(),
+    ]
+    if type(axis) is int and axis in (0, 1):
+        outs = [np.zeros(a.shape[1 - axis] + k, np.complex128) for k in (0, 1)]
+        calls += [lambda S, out=out: S.sum(axis=axis, out=out) for out in outs]
+        calls += [lambda S, out=out: S.mean(axis=axis, out=out) for out in outs]
+    for call in calls:
+        try:
+            expected = call(csr)
+        except Exception as e:
+            with pytest.raises(type(e)):
+                call(A)
+            continue
+        got = call(A)
+        assert type(got) is type(expected)
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+        dense, theirs = (x.toarray() if sp.issparse(x) else x for x in (got, expected))
+        np.testing.assert_allclose(dense, theirs, rtol=1e-5, atol=1e-5)
+
+
 @given(matrices(["float32", "complex64"]), st.integers(-40, 40))
 def test_diagonals_and_places(matrix, k):
     A, a = matrix
@@ -119,6 +158,8 @@ def test_numpy_ufuncs():
         np.testing.assert_array_equal(ufunc(x, A), ufunc(x, a))
     np.testing.assert_array_equal(np.multiply(x, A).toarray(), a)
     np.testing.assert_array_equal((np.float64(2) * A).toarray(), 2 * a)
+    np.testing.assert_array_equal(np.square(A).toarray(), a * a)
+    assert np.square(A).format == "tvw"
     out = np.ones((2, 3))
     assert np.add(A, x, out=out) is out
     np.testing.assert_array_equal(out, a + 1)

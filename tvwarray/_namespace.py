@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
+from tvwarray._errors import FormatError
+
 Array: TypeAlias = Any
 """An array of any library that follows the array API standard."""
 
@@ -41,8 +43,16 @@ def device_of(x: Array) -> Any:
 
 
 def to_host(x: Array) -> np.ndarray[Any, Any]:
-    """Copy `x` to a NumPy array; a NumPy array is returned as it is."""
+    """Copy `x` to a NumPy array; a NumPy array is returned as it is.
+
+    Raises
+    ------
+    FormatError
+        If `x` is a masked array: what its mask hides would come to light.
+    """
     if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise FormatError("the array is masked; fill it first: x.filled(0).")
         return x
     if hasattr(x, "get"):  # CuPy refuses implicit copies to the host; get() is its explicit one
         return np.asarray(x.get())

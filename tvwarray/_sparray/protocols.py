@@ -86,6 +86,8 @@ def array_ufunc(
     if method == "__call__" and not set(kwargs) - {"out"}:
         if ufunc in UNARY:
             result = getattr(A, UNARY[ufunc])()
+        elif ufunc is np.square:
+            result = A.power(2)
         elif ufunc in BINARY:
             forward, backward = BINARY[ufunc]
             first, second = inputs

@@ -35,8 +35,8 @@ def total(A: Matrix, axis: Any, dtype: Any, out: Any) -> Any:
         return A.host_csr("sum").sum(axis=axis, dtype=dtype, out=out)
     line = _line(axis)
     if line is None:
-        return np.sum(_values(A.storage), dtype=dtype, out=out)
-    sums = line_sums(A.storage, _stored_axis(A, line))
+        return np.sum(_values(_unwrapped(A.storage)), dtype=dtype, out=out)
+    sums = line_sums(_unwrapped(A.storage), _stored_axis(A, line))
     return _delivered(sums, _sum_dtype(A.storage.dtype) if dtype is None else dtype, out)
 
 
@@ -48,11 +48,11 @@ def mean(A: Matrix, axis: Any, dtype: Any, out: Any) -> Any:
     line = _line(axis)
     between = _wide(A.storage.dtype) if A.storage.dtype.kind not in "biu" else np.dtype(np.float64)
     if line is None:
-        values = _values(A.storage)
+        values = _values(_unwrapped(A.storage))
         sums = np.asarray(np.sum(values, dtype=np.result_type(values.dtype, np.float64)))
         count = A.shape[0] * A.shape[1]
     else:
-        sums = line_sums(A.storage, _stored_axis(A, line))
+        sums = line_sums(_unwrapped(A.storage), _stored_axis(A, line))
         count = A.shape[line]
     with np.errstate(all="ignore"):
         means = _delivered(sums / count, between, out)
@@ -92,7 +92,7 @@ def count_nonzero(A: Matrix, axis: Any) -> Any:
         return A.host_csr("count_nonzero").count_nonzero(axis=axis)
     storage = merged(storage)
     if axis is None:
-        return storage.nnz
+        return np.intp(storage.nnz)
     counts = line_counts(storage, _stored_axis(A, index(axis) % 2))
     narrow = index(axis) % 2 == 1 and storage.nnz <= _INT32_MAX  # scipy's: a difference of indptr
     return counts.astype(np.int32) if narrow else counts
@@ -137,6 +137,14 @@ def _sum_dtype(dtype: DType) -> DType:
     return summed
 
 
+def _unwrapped(storage: TVWStorage) -> TVWStorage:
+    """Return a storage whose sums are those of its elements.
+
+    Booleans and integers at one place may give an element that is not their sum in a wider type.
+    """
+    return merged(storage) if storage.dtype.kind in "biu" else storage
+
+
 def _values(storage: TVWStorage) -> HostArray:
     """Return all stored values, zeros among them, the narrow floats in float32."""
     values = storage.data
@@ -146,8 +154,18 @@ def _values(storage: TVWStorage) -> HostArray:
 
 
 def _delivered(values: HostArray, dtype: Any, out: Any) -> Any:
-    """Return values, or a scalar, of a dtype, or in `out`."""
+    """Return values, or a scalar, of a dtype, or in `out`.
+
+    Raises
+    ------
+    ValueError
+        If `out` has another shape.
+    """
     with np.errstate(all="ignore"):
-        if out is None:
-            return values.astype(dtype, copy=False)[()]
-        return values.sum(axis=(), dtype=dtype, out=out)
+        values = values.astype(dtype, copy=False)
+    if out is None:
+        return values[()]
+    if out.shape != values.shape:
+        raise ValueError(f"out has shape {out.shape}, the result has {values.shape}.")
+    out[...] = values
+    return out
