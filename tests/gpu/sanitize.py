@@ -41,6 +41,8 @@ def workload(tool: str) -> None:
     from kernel_problems import BFLOAT16, FLOAT16, Product, exact
     from test_gpu import architecture, shipped, to_gpu
     from test_kernels_types import problem as type_problem
+    from test_transposed import exact as exact_transposed
+    from test_transposed import ragged
 
     from tvwarray import Epilogue
     from tvwarray._kernels.config import few_config
@@ -50,10 +52,18 @@ def workload(tool: str) -> None:
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.product import multiply
     from tvwarray._kernels.select import configs_of
+    from tvwarray._kernels.transposed.config import transposed_configs
+    from tvwarray._kernels.transposed.pack import pack_transposed
+    from tvwarray._kernels.transposed.product import multiply_transposed
 
     # Pools hide accesses beyond an array from the tools.
     cupy.cuda.set_allocator(None)
     here, launcher = architecture(), CupyLauncher()
+
+    def report(what: Any, right: bool) -> None:
+        print("exact" if right else "WRONG", what, flush=True)
+        if not right:
+            raise SystemExit(1)
 
     def run(product: Product, config: Any, form: Any = None, fused: bool = False) -> None:
         packed, x = pack(to_gpu(product.storage), form), cupy.asarray(product.x)
@@ -65,11 +75,7 @@ def workload(tool: str) -> None:
             exactly = np.maximum(exactly + bias[:, None], 0)
         got = multiply(launcher, packed, x, config=config, **by).get()
         right = np.array_equal(got, exactly.astype(got.dtype))
-        print(
-            "exact" if right else "WRONG", config, "with an epilogue" if fused else "", flush=True
-        )
-        if not right:
-            raise SystemExit(1)
+        report(f"{config} with an epilogue" if fused else config, right)
 
     for dtype in (FLOAT16, BFLOAT16):
         for sparse in (True, False):
@@ -85,6 +91,11 @@ def workload(tool: str) -> None:
                 config = few_config(dtype.name, sparse, n)
                 run(_problem(dtype, sparse, n), config)
                 run(_problem(dtype, sparse, n), config, fused=True)
+    for config in transposed_configs(here, "float16"):
+        storage, y = ragged(FLOAT16, 72)
+        packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.block_columns)
+        got = multiply_transposed(launcher, packed, cupy.asarray(y), config=config).get()
+        report(config, np.array_equal(got, exact_transposed(storage, y)[0].astype(FLOAT16)))
     for name, precision in (("int8", "default"), ("float32", "highest"), ("float32", "tf32")):
         kind = np.dtype(name)
         form = form_of(kind, precision)
