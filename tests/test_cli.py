@@ -189,7 +189,7 @@ def test_convert_takes_all_matrices_of_a_model(cli, model):
     assert set(A) == {"layer.0.weight", "layer.1.weight", "positions"}
     np.testing.assert_array_equal(A["layer.0.weight"].toarray(), W)
     np.testing.assert_array_equal(A["layer.1.weight"].toarray(), W.astype(ml_dtypes.bfloat16))
-    assert "4 arrays (1 1-D, 1 0-D, 1 of F8_E8M0 values, 1 3-D)" in out
+    assert "4 arrays (1-D: 1, 0-D: 1, of F8_E8M0 values: 1, 3-D: 1)" in out
 
 
 def test_prune_leaves_indices_alone(cli, model):

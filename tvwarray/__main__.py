@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from tvwarray._cli.parser import UsageError, build_parser
+from tvwarray._cli.parser import UsageError, parse
 from tvwarray._cli.table import printable
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = build_parser().parse_args(arguments)
+        args = parse(arguments)
         status: int = args.run(args)
         sys.stdout.flush()
     except SystemExit as e:  # --help and --version

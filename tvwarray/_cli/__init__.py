@@ -19,6 +19,7 @@
 `machine`     what the figures were measured on
 `table`       aligned text, Markdown, bytes and times in words
 `progress`    a progress bar on a terminal
+`suggest`     what may have been meant
 ============  ==================================================================
 
 The modules above the line are commands, ``run(args) -> exit status``; those below do not know them.

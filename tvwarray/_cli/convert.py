@@ -18,7 +18,7 @@ from tvwarray._cli.files import (
 from tvwarray._cli.output import FIGURES, check_output, figures, write
 from tvwarray._cli.progress import progress
 from tvwarray._cli.table import text_table
-from tvwarray._dtypes import NARROW_FLOATS, value_dtype
+from tvwarray._dtypes import NARROW_FLOATS
 from tvwarray._layouts.find import LayoutName
 from tvwarray._matrix import TVWMatrix
 from tvwarray.prune import magnitude
@@ -26,12 +26,11 @@ from tvwarray.prune import magnitude
 
 def run_convert(args: Namespace) -> int:
     """Convert the matrices of `args.input`, without loss unless `args.dtype` narrows them."""
-    dtype = None if args.dtype is None else value_dtype(args.dtype, where="--dtype")
     source = open_source(args.input, args.only)
     check_output(args.output, len(source.matrices))
     made = {}
     for entry in progress(source.matrices, "matrix"):
-        made[entry.name] = _convert(entry.read(), dtype, args.tile_rows, args.layout)
+        made[entry.name] = _convert(entry.read(), args.dtype, args.tile_rows, args.layout)
     write(args.output, made)
     print(text_table(FIGURES, [figures(name, A) for name, A in made.items()]))
     if note := left_alone(source):

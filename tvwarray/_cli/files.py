@@ -29,6 +29,7 @@ import scipy.sparse as sp
 
 import tvwarray
 from tvwarray._cli.model import read_header, read_tensor
+from tvwarray._cli.suggest import did_you_mean
 from tvwarray._dtypes import VALUE_DTYPES, DType
 from tvwarray._errors import FormatError
 from tvwarray._io.npz import HEADER_MEMBER
@@ -85,6 +86,8 @@ def open_source(path: str, only: Sequence[str] = (), *, any_rank: bool = False) 
         If the file cannot be read.
     """
     suffix = _suffix(path)
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{path}: No such file{_near(path) or '.'}")
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise FormatError(f"{path}: this is no regular file.")
     kind, entries = _guarded(path, lambda: _READERS[suffix](path))
@@ -93,9 +96,11 @@ def open_source(path: str, only: Sequence[str] = (), *, any_rank: bool = False) 
     if not matrices and not any_rank:
         raise FormatError(f"{path}: {_nothing(others)}")
     if only:
+        names = [e.name for e in matrices]
         matrices = [e for e in matrices if any(fnmatchcase(e.name, p) for p in only)]
         if not matrices:
-            raise FormatError(f"{path}: no matrix of it has a name like {' or '.join(only)}.")
+            meant = did_you_mean(only[0], names) or "."
+            raise FormatError(f"{path}: no matrix of it has a name like {' or '.join(only)}{meant}")
     return Source(kind, matrices, others)
 
 
@@ -124,7 +129,7 @@ def left_alone(source: Source) -> str:
     reasons: dict[str, int] = {}
     for entry in source.others:
         reasons[entry.refusal] = reasons.get(entry.refusal, 0) + 1
-    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    listed = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
     count = plural(len(source.others), "array", "arrays")
     return f"Left alone, being no matrices: {count} ({listed})."
 
@@ -134,7 +139,17 @@ def _suffix(path: str) -> str:
     for suffix in _READERS:
         if name.endswith(suffix):
             return suffix
-    raise FormatError(f"{path}: the suffix is none of {', '.join(_READERS)}.")
+    raise FormatError(f"{path}: the suffix is none of {', '.join(_READERS)}{_near(path) or '.'}")
+
+
+def _near(path: str) -> str:
+    """Return what file beside `path` may have been meant, or an empty string."""
+    folder, name = os.path.split(path)
+    try:
+        beside = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    return did_you_mean(name, sorted(b for b in beside if b.lower().endswith(tuple(_READERS))))
 
 
 def _nothing(others: list[Entry]) -> str:

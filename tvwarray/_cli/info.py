@@ -39,12 +39,10 @@ def run(args: Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(args.file, source, args.tile_rows), indent=1))
         return 0
+    single = len(source.matrices) == 1
+    told = _single(source.matrices[0], args.tile_rows) if single else _table(source, args.tile_rows)
     count = plural(len(source.matrices), "matrix", "matrices")
-    print(f"{args.file}: {source.kind}, {count}")
-    if len(source.matrices) == 1:
-        print(_single(source.matrices[0], args.tile_rows))
-    else:
-        print(_table(source, args.tile_rows))
+    print(f"{args.file}: {source.kind}, {count}\n{told}")
     if note := left_alone(source):
         print(note)
     return 0

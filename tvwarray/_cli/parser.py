@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
-from typing import Any, Final, NoReturn
+import re
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, get_args
 
 from tvwarray._cli import bench, convert, demo, env, info, prune, spy
 from tvwarray._cli.files import DEFAULT_TILE_ROWS
+from tvwarray._cli.suggest import did_you_mean
+from tvwarray._dtypes import VALUE_DTYPES, DType, value_dtype
+from tvwarray._errors import FormatError
 from tvwarray._install import __version__
 from tvwarray._spy import DEFAULT_CELLS
 from tvwarray._storage import MAX_TILE_ROWS, MIN_TILE_ROWS
+from tvwarray.prune.patterns import PatternName
 from tvwarray.prune.selection import DEFAULT_FLOOR
 
 
@@ -18,10 +30,45 @@ class UsageError(ValueError):
 
 
 class _Parser(ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and say what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        what = message.replace("argument COMMAND: invalid choice", "no such command")
+        choice = re.search(r"'(.*?)' \(choose from (.*)\)$", what)
+        meant = did_you_mean(choice[1], re.findall(r"[^\s',]+", choice[2])) if choice else ""
+        if choice and meant:
+            what = f"{what[: choice.start()]}{choice[1]!r}{meant}"
+        end = "" if what.endswith("?") else "."
+        raise UsageError(f"{what}{end} See {self.prog} --help")
+
+    def refuse(self, extra: Sequence[str]) -> NoReturn:
+        """Say that there are no such arguments."""
+        options = [o for o in self._option_string_actions if o.startswith("--")]
+        asked = next((e for e in extra if e.startswith("-")), "")
+        meant = did_you_mean(asked.split("=")[0], options) if asked else ""
+        raise UsageError(
+            f"no such argument: {' '.join(extra)}{meant or '.'} See {self.prog} --help"
+        )
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """Return the parsed arguments; ``run`` is the command, a function of them.
+
+    Raises
+    ------
+    UsageError
+        If they make no sense.
+    SystemExit
+        After ``--help`` and ``--version``, which print.
+    """
+    parser = build_parser()
+    if not arguments:
+        parser.print_help()
+        raise UsageError("name a COMMAND, such as tvwarray demo.")
+    args, extra = parser.parse_known_args(arguments)
+    if extra:
+        args.parser.refuse(extra)
+    return args
 
 
 _READABLE: Final = (
@@ -41,6 +88,7 @@ examples:
   tvwarray info model.safetensors          every 2-D tensor of a model, a line each
   tvwarray prune W.npy A.npz --sparsity 0.75
   tvwarray convert A.npz W.npy             back to a dense array
+  tvwarray spy A.npz -o A.png              its tiles and what they keep
   tvwarray bench --shape 4096x4096 --n 1 64
 
 An error is one line on stderr and exit status 2; --debug shows where it came from.
@@ -118,6 +166,16 @@ examples:
 """
 
 
+_ENV_END: Final = """\
+What tvwarray found, as tvwarray.show_config() tells it to a program: an issue report should begin
+with it. Nothing optional is imported for it, and no GPU is touched.
+
+examples:
+  tvwarray env
+  tvwarray env --json > machine.json
+"""
+
+
 def build_parser() -> ArgumentParser:
     """Return the parser; each command sets ``run``, a function of the parsed arguments."""
     parser = _Parser(
@@ -137,7 +195,7 @@ def build_parser() -> ArgumentParser:
             epilog=epilog,
             formatter_class=RawDescriptionHelpFormatter,
         )
-        p.set_defaults(run=run)
+        p.set_defaults(run=run, parser=p)
         p.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return p
 
@@ -147,7 +205,7 @@ def build_parser() -> ArgumentParser:
     _prune(add("prune", "prune matrices into the format", _PRUNE_END, prune.run))
     _bench(add("bench", "check and time products of any size", _BENCH_END, bench.run))
     _spy(add("spy", "draw the tiles of every matrix of a file", _SPY_END, spy.run))
-    _add_json(add("env", "versions, processor, threads, backends", "", env.run))
+    _add_json(add("env", "versions, processor, threads, backends", _ENV_END, env.run))
     return parser
 
 
@@ -176,14 +234,14 @@ def _convert(p: ArgumentParser) -> None:
         help="exact refuses a matrix that is not TVW or 2:4 as it stands; hybrid keeps beside the "
         "tiles what none holds economically (default: lossless)",
     )
-    p.add_argument("--dtype", help="cast the values, to bfloat16 for instance")
+    p.add_argument("--dtype", type=_dtype, help="cast the values, to bfloat16 for instance")
 
 
 def _prune(p: ArgumentParser) -> None:
     _add_files(p)
     p.add_argument(
         "--sparsity",
-        type=float,
+        type=_share,
         required=True,
         metavar="S",
         help="share of the entries to prune, 0.5 to 1",
@@ -191,7 +249,11 @@ def _prune(p: ArgumentParser) -> None:
     _add_only(p)
     _add_tile_rows(p, DEFAULT_TILE_ROWS)
     p.add_argument(
-        "--pattern", default="tvw", help="tvw, tw, tew, ew, vw, bw or vnm (default: tvw)"
+        "--pattern",
+        choices=get_args(PatternName),
+        default="tvw",
+        metavar="P",
+        help=f"{', '.join(get_args(PatternName))} (default: tvw)",
     )
     p.add_argument(
         "--scope",
@@ -233,7 +295,7 @@ def _spy(p: ArgumentParser) -> None:
 def _bench(p: ArgumentParser) -> None:
     defaults: list[tuple[str, Any, list[Any], str, str]] = [
         ("--shape", str, ["3072x768"], "RxC", "shapes of A"),
-        ("--sparsity", float, list(demo.SPARSITIES), "S", "shares of the entries to prune"),
+        ("--sparsity", _share, list(demo.SPARSITIES), "S", "shares of the entries to prune"),
         ("--n", int, list(demo.BATCHES), "N", "right-hand sides, or the batch"),
     ]
     for name, kind, default, metavar, help in defaults:
@@ -255,6 +317,26 @@ def _bench(p: ArgumentParser) -> None:
         help="write results.csv, machine.json, speedup.png and roofline.png there",
     )  # fmt: skip
     _add_threads(p)
+
+
+def _share(text: str) -> float:
+    """Return a share of 0 to 1; a percentage is a likely slip."""
+    try:
+        share = float(text.removesuffix("%"))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= share <= 1 or text.endswith("%"):
+        meant = f"; did you mean {share / 100:g}?" if 0 <= share <= 100 else ""
+        raise ArgumentTypeError(f"{text} is no share from 0 to 1{meant}")
+    return share
+
+
+def _dtype(text: str) -> DType:
+    try:
+        return value_dtype(text)
+    except FormatError as e:
+        meant = did_you_mean(text, VALUE_DTYPES) or f"; it is one of {', '.join(VALUE_DTYPES)}"
+        raise ArgumentTypeError(f"a matrix cannot hold {text!r}{meant}") from e
 
 
 def _add_json(p: ArgumentParser) -> None:

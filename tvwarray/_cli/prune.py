@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tvwarray._cli.files import Entry, as_dense, open_source
+from tvwarray._cli.files import Entry, as_dense, open_source, plural
 from tvwarray._cli.output import FIGURES, check_output, figures, safe_name, write
 from tvwarray._cli.progress import progress
 from tvwarray._cli.table import printable, text_table
@@ -90,7 +90,8 @@ def _say(args: Namespace, model: SparsifiedModel, left_alone: dict[str, str]) ->
         print(printable(f"Left alone, since {why}: {listed}."))
     total, dense = (sum(getattr(x, n) for x in model.layers) for n in ("nbytes", "dense_nbytes"))
     print(
-        f"Wrote {args.output}: {model.sparsity:.2%} of {len(model.layers)} matrices pruned, "
+        f"Wrote {args.output}: {model.sparsity:.2%} of "
+        f"{plural(len(model.layers), 'matrix', 'matrices')} pruned, "
         f"{total / max(dense, 1):.3f} of their bytes."
     )
 
