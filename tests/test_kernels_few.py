@@ -29,27 +29,43 @@ import tvwarray
 from tvwarray import TVWMatrix
 from tvwarray import _matmul as products_module
 from tvwarray._backends.cuda import CudaBackend
+from tvwarray._errors import BackendError
+from tvwarray._kernels import few
 from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import ARCHITECTURES, FewConfig, few_config
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
 
 
-def run(product: Product, **options: Any) -> np.ndarray:
+def run(product: Product, block_rows: int = 16, **options: Any) -> np.ndarray:
     """Return A @ X by the kernel, which had no bank conflict, in the order of X."""
     storage, n = product.storage, product.x.shape[1]
     launcher = InterpreterLauncher("80", **options)
-    config = few_config(storage.dtype.name, storage.vector is not None, n)
+    config = few_config(storage.dtype.name, storage.vector is not None, n, block_rows)
+    if config.refusal():
+        config = few_config(storage.dtype.name, storage.vector is not None, n)
     got = multiply(launcher, pack(storage), product.x, config=config)
     assert not [c for r in launcher.reports for c in r.conflicts if c.degree > 1]
     return got
 
 
 @settings(max_examples=25)
-@given(products(max_slots=700), st.integers(1, 64), st.sampled_from(["forward", "reverse"]))
-def test_drawn_integers_are_exact(product: Product, n: int, order: str) -> None:
+@given(
+    products(max_slots=700),
+    st.one_of(st.just(1), st.integers(1, 64)),
+    st.sampled_from([16, 32]),
+    st.sampled_from(["forward", "reverse"]),
+    st.sampled_from([0, 1, 3]),
+)
+def test_drawn_integers_are_exact(
+    product: Product, n: int, block_rows: int, order: str, pieces: int
+) -> None:
+    """Whole tiles, and pieces of so many steps."""
     product = replace(product, x=np.resize(product.x, (product.x.shape[0], n)))
-    got = run(product, order=order)
+    with pytest.MonkeyPatch.context() as patch:
+        if pieces:
+            patch.setattr(few, "most_steps", lambda *_: pieces)
+        got = run(product, block_rows, order=order)
     np.testing.assert_array_equal(got, exact(product)[0].astype(got.dtype))
 
 
@@ -109,20 +125,63 @@ def test_values_are_read_once() -> None:
     got = multiply(launcher, packed, product.x, config=few_config("bfloat16", True, 1))
     np.testing.assert_array_equal(got, exact(product)[0].astype(BFLOAT16))
     (report,) = launcher.reports
-    work = packed.few_list(1)[0]
-    headers = 2 * int(work.shape[0]) * 4  # of a block's entry, by each of four warps
-    loads = report.count("ld.global.nc.v4") - headers
-    assert loads * 32 * 16 == packed.values.nbytes
+    # 16 blocks of 16 rows, found by arithmetic: no entry of the work list is read.
+    assert report.blocks == 16
+    assert report.count("ld.global.nc.v4") * 32 * 16 == packed.values.nbytes
     assert report.count("mma.sp") == packed.values.nbytes // 512
-    # All that crosses memory but A is small: the sums of pieces.
-    assert report.blocks == int(work.shape[0]) > 8
+    assert report.count("st.global") == 16 * 4  # four rows by each of four warps
+    assert report.count("atom") == report.count("fence") == 0
 
 
-def test_the_bits_do_not_depend_on_the_order() -> None:
+@pytest.mark.parametrize("block_rows", [16, 32])
+@pytest.mark.parametrize("heights", [[37, 37, 37, 16], [5, 64, 64], [64], [], [3]])
+def test_blocks_that_are_alike_are_those_of_the_work_list(
+    heights: list[int], block_rows: int
+) -> None:
+    """What arithmetic finds in the kernel, entry by entry."""
+    rng = np.random.default_rng(0)
+    slots = [128 if h > 3 else 0 for h in heights]
+    rows, tiles = draw_tiles(rng, heights, slots, 3, 90)
+    storage = storage_of((rows, 90), tiles, FLOAT16, True, integers(rng), rng)
+    of = pack(storage).tiles
+    found = few.alike(of, block_rows, 0)
+    like = [h for h in heights if heights.count(h) > 1 or h == 64]
+    assert found.number == sum(-(-h // block_rows) for h in like)
+    blocks = of.blocks(block_rows)[found.first : found.first + found.number]
+    height = block_rows // 16
+    cuts = -(-found.bricks // height)
+    for place, block in enumerate(blocks):
+        tile, cut = divmod(place, cuts)
+        above = cut * height
+        assert list(block) == [
+            found.brick + tile * found.bricks * found.steps + above, found.bricks,
+            min(height, found.bricks - above), found.steps, found.slots + tile * found.steps * 64,
+            found.rows + (tile * found.bricks + above) * 16, 1 << 16, 0,
+        ]  # fmt: skip
+
+
+def test_only_tiles_too_long_are_cut() -> None:
+    """Pieces take a second pass over their sums: equal tiles never do, one long tile does."""
+    config = few_config("float16", True, 1)
+
+    def limit(heights: list[int], slots: list[int]) -> int:
+        rng = np.random.default_rng(0)
+        rows, tiles = draw_tiles(rng, heights, slots, 0, 90)
+        storage = storage_of((rows, 90), tiles, FLOAT16, True, integers(rng), rng)
+        return few.most_steps(pack(storage).tiles, config, 8)
+
+    assert limit([64] * 8, [4096] * 8) == 0
+    assert limit([16], [64 * 128]) == 0
+    assert limit([16], [64 * 129]) == 64
+    assert limit([], []) == 0
+
+
+def test_the_bits_do_not_depend_on_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     rows, tiles = draw_tiles(rng, [40, 16], [1600, 64], 0, 300)
     storage = storage_of((rows, 300), tiles, FLOAT16, True, normals(rng), rng)
     product = Product(storage, normals(rng)((300, 5)).astype(np.float16))
+    monkeypatch.setattr(few, "most_steps", lambda *_: 4)
     runs = [run(product, order="random", seed=s).view(np.uint16) for s in range(3)]
     assert all(np.array_equal(runs[0], other) for other in runs)
 
@@ -143,14 +202,30 @@ def test_configs_say_what_they_are_for() -> None:
     assert config.refusal() == ""
     assert "8, 16, 32 or 64" in replace(config, block_n=128).refusal()
     assert "16 bits" in replace(config, element="int8").refusal()
+    assert "16 or 32 rows" in replace(config, block_rows=64).refusal()
+    assert "registers for 16 columns" in few_config("float16", True, 32, 32).refusal()
+    assert "registers for 8 columns" in few_config("float16", False, 16, 32).refusal()
+    assert "a vector is" in replace(config, vector=True).refusal()
+    assert "2 or 4 steps" in replace(config, stages=3).refusal()
+    product = uniform(16, 64, 9, tile_rows=16, keep=1.0)
+    for n in (1, 8):
+        with pytest.raises(BackendError, match=f"X has 9 columns, not {n}"):
+            multiply(
+                InterpreterLauncher("80"), pack(product.storage), product.x,
+                config=few_config("float16", True, n),
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gate(architecture: str) -> None:
-    """The widest, with the longest epilogue, and the narrowest, which read all slots: no spills."""
+    """The widest, those chosen, with the longest epilogue and pieces, and all slots: no spills."""
+    longest = {"fused": True, "activation": "gelu", "pieces": True}
     for config in (
-        replace(few_config("bfloat16", True, 64), fused=True, activation="gelu"),
-        few_config("float16", False, 1),
+        replace(few_config("bfloat16", True, 64), **longest),
+        *(replace(few_config("bfloat16", True, n), **longest) for n in (1, 16)),
+        *(replace(few_config("bfloat16", True, n, 32), **longest) for n in (1, 16)),
+        few_config("float16", False, 8, 32),
+        few_config("float16", False, 64),
     ):
         usage = compile_kernel(config, architecture).usage
         assert usage.spill_bytes == usage.stack_bytes == 0, f"{config}: {usage}"

@@ -20,7 +20,6 @@ from ptx import InvalidMetadata, OutOfBounds, RaceError, UninitialisedRead
 from tvwarray import Epilogue
 from tvwarray._kernels import pack, product
 from tvwarray._kernels.compile import compile_kernel
-from tvwarray._kernels.config import few_config
 from tvwarray._kernels.elements import Form
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import configs_of
@@ -39,15 +38,12 @@ class Mutant:
     error: type[Exception] | tuple[type[Exception], ...] = WrongResultError
 
 
-FEW, FRAGMENTS, PIECES, STORE = (
-    "sm80_tvw_few.cu", "sm80_fragments.cuh", "sm80_pieces.cuh", "sm80_store.cuh",
-)  # fmt: skip
+FRAGMENTS, PIECES, STORE = "sm80_fragments.cuh", "sm80_pieces.cuh", "sm80_store.cuh"
 
 EVEN = (
     "to[2 * j].word[r] =\n                        "
     "permute_bytes(upper.word[2 * r], upper.word[2 * r + 1], "
 )
-WAIT = "    wait_for_all_copies();\n"
 
 MUTANTS = {
     # ---- 8-bit values ----
@@ -135,36 +131,6 @@ MUTANTS = {
         "fused", STORE, "        warp_barrier();  // the brick before has been read\n", "",
         RaceError,
     ),
-    # ---- few columns ----
-    "X is read before it is there": Mutant(
-        "few", FEW, WAIT + "    block_barrier();\n", WAIT, (RaceError, UninitialisedRead)
-    ),
-    "copies of X are not waited for": Mutant(
-        "few", FEW, WAIT, "", RaceError
-    ),
-    "a step of A twice": Mutant(
-        "few", FEW, "if (step + i < block.steps) load(m, step + i, i);",
-        "if (step + i < block.steps) load(m, step, i);",
-    ),
-    "metadata of the first step": Mutant(
-        "few", FEW, "of[0], b, metadata[place]);\n                        if (k == 1)",
-        "of[0], b, metadata[0]);\n                        if (k == 1)",
-    ),
-    "padding slots of X are read": Mutant(
-        "few", FEW, "copy_async(to, from, column >= 0 && n0 < n)", "copy_async(to, from, n0 < n)",
-        OutOfBounds,
-    ),
-    "rows of the last brick are stored": Mutant(
-        "few", FEW, "        if (row < 0) continue;\n", "", OutOfBounds
-    ),
-    "sums of few columns in one place": Mutant(
-        "few", FEW, "sums_of_tile + block.piece * piece_sums +", "sums_of_tile +",
-        (WrongResultError, UninitialisedRead),
-    ),
-    "the swizzle of few columns removed": Mutant(
-        "few", "swizzle.cuh", "return chunk ^ (row / (8 / width) % width);", "return chunk;",
-        BankConflictError,
-    ),
 }  # fmt: skip
 
 
@@ -186,7 +152,7 @@ def case(name: str) -> Case:
         "int8": Form("int8"), "tf32": Form("tf32"), "float32": Form("bfloat16", 3),
     }.get(name, Form("float16"))  # fmt: skip
     dtype = {"int8": np.dtype(np.int8), "float16": FLOAT16}.get(form.element, np.dtype(np.float32))
-    slots = [1600, 400] if name in ("pieces", "few") else [560, 400]
+    slots = [1600, 400] if name == "pieces" else [560, 400]
     rows, tiles = draw_tiles(rng, [37, 16], slots, 3, 90)
     tiles = [replace(t, cols=tuple(max(c, 0) for c in t.cols)) if name == "tf32" else t
              for t in tiles]  # fmt: skip
@@ -203,17 +169,14 @@ def case(name: str) -> Case:
             first, second = rng.integers(0, 2, meta.shape), rng.integers(2, 4, meta.shape)
             meta |= ((first | second << 2) << shift).astype(np.uint16)
         storage = replace(storage, meta=meta)
-    n = 40 if name == "few" else 45
-    x = integers(rng, 1 if name == "float32" else 3)((90, n))
+    x = integers(rng, 1 if name == "float32" else 3)((90, 45))
     if name == "float32":
         x = x * 1025.0  # two parts
     config = configs_of(ARCHITECTURE, form, True)[-1]
     epilogue = Epilogue()
-    if name == "few":
-        config = few_config("float16", True, n)
     if name == "fused":
         config = configs_of(ARCHITECTURE, form, True)[4]
-        c, residual = rng.integers(-8, 9, (2, rows, n)).astype(np.float16)
+        c, residual = rng.integers(-8, 9, (2, rows, 45)).astype(np.float16)
         epilogue = Epilogue(alpha=2.0, beta=0.5, c=c, residual=residual, activation="relu",
                             bias=rng.integers(-8, 9, rows).astype(np.float32))  # fmt: skip
     return Case(Product(storage, x.astype(dtype)), form, config, epilogue)
@@ -222,9 +185,7 @@ def case(name: str) -> Case:
 def judge(sources: dict[str, str], name: str, order: Any) -> None:
     """Run altered sources on a case; raise what is wrong with them, return if nothing is."""
     of = case(name)
-    # Of one multiprocessor, pieces of few columns have as many steps as they may.
-    multiprocessors = 1 if name == "few" else 8
-    launcher = InterpreterLauncher(ARCHITECTURE, order, multiprocessors=multiprocessors)
+    launcher = InterpreterLauncher(ARCHITECTURE, order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "_compiled", lambda c, a: compile_kernel(c, a, sources))
         packed = pack.pack(of.problem.storage, of.form)

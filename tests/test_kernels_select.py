@@ -51,7 +51,7 @@ def best_mma(problem: Problem) -> Prediction:
         (32, 4096, {(32, 128)}),
         (16, 4096, {(16, 128)}),
         (128, 16, {(32, 32)}),
-        (128, 1, {(64, 8)}),
+        (128, 1, {(16, 8)}),
     ],
 )
 def test_the_model_agrees_with_what_was_measured(

@@ -236,17 +236,31 @@ MOST_FEW: Final = 8
 than blocks of 32 columns do. It runs up to 64."""
 
 
+FEW_WARPS: Final = 8
+"""Warps of a block of ``sm80_tvw_few``, which take turns at the steps of its rows."""
+
+
+@dataclass(frozen=True)
 class FewConfig(KernelConfig):
     """The constants of ``sm80_tvw_few``, for few columns of X.
 
-    `block_n` columns at most, `stages` steps of a tile at most in a piece, warps one below the
-    other. Other rules hold than those of a ring of stages.
+    `block_n` columns at most, `stages` steps of a warp under way, every warp with all of the
+    block's rows. Other rules hold than those of a ring of stages.
     """
+
+    vector: bool = False
+    """Whether X has one column, which takes less code than eight that may lie anywhere."""
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block."""
+        return FEW_WARPS
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: the rows of X for a piece."""
-        return self.stages * self.x_stage_bytes
+        """Dynamic shared memory of a block: a step's rows of X for each warp, then their sums."""
+        buffers = 2 if self.block_n <= 16 else 1
+        return FEW_WARPS * max(buffers * self.x_stage_bytes, 4 * self.block_rows * self.block_n)
 
     def refusal(self) -> str:
         """Return which rule of the kernel this config breaks, or an empty string."""
@@ -254,14 +268,25 @@ class FewConfig(KernelConfig):
             return "few columns are multiplied in 16 bits"
         if self.block_n not in (8, 16, 32, 64) or self.warp_n != self.block_n:
             return f"block_n is {self.block_n}; few columns are 8, 16, 32 or 64"
+        if self.vector and self.block_n != 8:
+            return f"block_n is {self.block_n}; a vector is multiplied as 8 columns"
+        if self.block_rows not in (16, 32) or self.warp_rows != self.block_rows:
+            return f"block_rows is {self.block_rows}; few columns are multiplied by 16 or 32 rows"
+        most = 16 if self.sparse else 8
+        if self.block_rows == 32 and self.block_n > most:
+            return f"block_n is {self.block_n}; 32 rows leave registers for {most} columns"
+        if self.stages not in (2, 4):
+            return f"stages is {self.stages}; 2 or 4 steps are under way"
         return ""
 
 
-def few_config(element: Element, sparse: bool, n: int) -> FewConfig:
+def few_config(element: Element, sparse: bool, n: int, block_rows: int = 16) -> FewConfig:
     """Return the config for `n` columns."""
     width = next(w for w in (8, 16, 32, 64) if n <= w)
+    # As many as registers hold: the values of 16 rows x 4 steps, or 32 rows x 2, and X's.
+    stages = 4 if block_rows == 16 and sparse and width <= 16 else 2
     return FewConfig(
         kernel="sm80_tvw_few", element=element, sparse=sparse,
-        block_rows=64, block_n=width, warp_rows=16, warp_n=width,
-        stages=8, min_blocks=4 if width < 64 else 2, output=element,
+        block_rows=block_rows, block_n=width, warp_rows=block_rows, warp_n=width,
+        stages=stages, min_blocks=2 if width <= 16 else 1, output=element, vector=n == 1,
     )  # fmt: skip

@@ -74,9 +74,12 @@ JOIN_SECONDS: Final = 6e-6
 
 FEW_MEMORY_SHARE: Final = 0.8
 """Of the memory's rate, what a kernel of short blocks reaches."""
-FEW_SECONDS: Final = 5.5e-6
-FEW_COLUMN_SECONDS: Final = 1e-6
-"""What pieces take beside reading A, and for each column: gathering X, and adding up (H200)."""
+FEW_SECONDS: Final = 3e-6
+"""What ``sm80_tvw_few`` takes beside reading A: two or three trips to memory, and adding up."""
+FEW_BYTES: Final = 64.0
+"""Bytes a clock that one multiprocessor reads at most."""
+SECTOR_BYTES: Final = 32
+"""Of a row of X, at least so many are read from the L2 cache."""
 
 DENSE_SHARE: Final = 0.84
 """Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
@@ -151,19 +154,24 @@ def predict(config: KernelConfig, problem: Problem, device: Device) -> Predictio
 
 
 def predict_few(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
-    """Return the modelled time of a problem by ``sm80_tvw_few``: what reading A takes."""
+    """Return the modelled time of a problem by ``sm80_tvw_few``: what reading A takes.
+
+    Rows of X come from the L2 cache, for every block its own.
+    """
     rates = RATES[generation(device.architecture)]
-    clocks = rates.sparse_clocks if config.sparse else rates.dense_clocks
-    bricks = int((problem.bricks * problem.steps).sum())
-    products = config.block_n // 8 * (2 if config.sparse else 4)
+    blocks = -(-problem.bricks // (config.block_rows // BRICK_ROWS))
+    steps = int((blocks * problem.steps).sum())
+    row = max(2 * problem.n, SECTOR_BYTES)
+    gathered = steps * config.step_slots * row / (rates.l2_bytes * device.multiprocessors)
+    read = int(np.max(problem.steps, initial=0)) * config.a_stage_bytes / FEW_BYTES
+    memory = problem.nbytes / (FEW_MEMORY_SHARE * device.dram_rate)
     parts = {
         "launch": LAUNCH_SECONDS,
-        "memory": problem.nbytes / (FEW_MEMORY_SHARE * device.dram_rate),
-        "blocks": bricks * products * clocks / device.multiprocessors / device.clock
-        + FEW_SECONDS
-        + FEW_COLUMN_SECONDS * problem.n,
+        "memory": memory,
+        "blocks": max(max(gathered, read) / device.clock - memory, 0.0) + FEW_SECONDS,
     }
-    return Prediction(sum(parts.values()), parts, "memory")
+    limit = "memory" if parts["blocks"] == FEW_SECONDS else "L2" if gathered > read else "one tile"
+    return Prediction(sum(parts.values()), parts, limit)
 
 
 def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device) -> float:

@@ -60,9 +60,6 @@ PADDING_META: Final = 0x4444
 BLOCK_WORDS: Final = 8
 """int32 words of an entry of the work list: struct Block of layout.cuh."""
 
-FEW_ROWS: Final = 256
-"""Rows of a block of ``sm80_tvw_few`` at most."""
-
 MOST_PIECES: Final = 2**15 - 1
 
 BYTE_ROWS: Final = np.array([0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15])
@@ -110,32 +107,6 @@ class PackedMatrix:
             with settled(self.cols):
                 self.memo[key] = from_host(self.tiles.blocks(block_rows, most_steps), self.cols)
         return self.memo[key]
-
-    def few_list(self, most_steps: int) -> tuple[Array, Array, int]:
-        """Return the work list of ``sm80_tvw_few``, whose blocks are whole tiles' pieces.
-
-        And where the sums of each block's tile begin, in rows, and how many rows they all take.
-        """
-        key = ("few", most_steps)
-        if key not in self.memo:
-            tallest = int(self.tiles.bricks.max(initial=1)) * BRICK_ROWS
-            height = min(tallest, FEW_ROWS)
-            blocks = self.tiles.blocks(height, most_steps)
-            pieces, bricks = blocks[:, 6] >> 16, blocks[:, 2].astype(np.int64)
-            # Whole tiles have no number of their own: they count after the pieces.
-            shared = self.tiles.pieces(height, most_steps)
-            alone = pieces == 1
-            blocks[alone, 7] = shared + np.arange(int(alone.sum()))
-            rows = np.zeros(shared + int(alone.sum()), np.int64)
-            rows[blocks[:, 7] + (blocks[:, 6] & 0xFFFF)] = bricks * BRICK_ROWS
-            starts = np.cumsum(rows) - rows
-            sums_at = starts[blocks[:, 7]].astype(np.int32)
-            with settled(self.cols):
-                self.memo[key] = (
-                    from_host(blocks, self.cols), from_host(sums_at, self.cols), int(rows.sum())
-                )  # fmt: skip
-        found: tuple[Array, Array, int] = self.memo[key]
-        return found
 
     @property
     def nbytes(self) -> int:

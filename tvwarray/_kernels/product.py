@@ -12,6 +12,7 @@ import numpy as np
 from tvwarray._dtypes import DType, product_dtype
 from tvwarray._epilogue import IDENTITY, Epilogue
 from tvwarray._errors import BackendError
+from tvwarray._kernels import few
 from tvwarray._kernels.arguments import (
     OUTPUTS,
     batch_stride,
@@ -171,30 +172,30 @@ def _run_few(
     key: Hashable | None,
 ) -> Array:
     """Run ``sm80_tvw_few``: X and the result where they lie, whatever their strides."""
+    if x.shape[1] > config.block_n or (config.vector and x.shape[1] != 1):
+        most = 1 if config.vector else config.block_n
+        raise BackendError(f"{config} cannot run this: X has {x.shape[1]} columns, not {most}.")
     xp, n, dtype = array_namespace(packed.values), int(x.shape[1]), dtype_of(out)
-    device, tiles = launcher.device(x), packed.tiles
+    device, tiles, height = launcher.device(x), packed.tiles, config.block_rows
     given = x
     if overlap(x, out):
         x = xp.asarray(x, copy=True)
-    total = int((tiles.bricks * tiles.steps).sum())
-    # Pieces for four blocks on every multiprocessor, of tiles of usual height.
-    fair = total // max(1, int(tiles.bricks.max(initial=1)) * device.multiprocessors * 4)
-    limit = min(max(fair, 1), config.stages)
-    work, sums_at, sums = packed.few_list(limit)
-    partials = scratch(launcher, packed, x, np.float32, sums * config.block_n)
-    arrived = scratch(launcher, packed, x, np.uint32, int(work.shape[0]))
-    config = replace(
-        config, output=OUTPUTS[dtype], fused=not epilogue.is_cast,
-        activation=epilogue.activation_name or "none",
-    )  # fmt: skip
+    limit = few.most_steps(tiles, config, device.multiprocessors)
+    work, pieces = packed.work_list(height, limit), tiles.pieces(height, limit)
+    partials = arrived = None
+    if pieces:
+        sums = pieces * height * config.block_n
+        partials = scratch(launcher, packed, x, np.float32, sums)
+        arrived = scratch(launcher, packed, x, np.uint32, pieces)
+    variant = _variant(config, dtype, epilogue, pieces > 0)
     steps = epilogue_arguments(xp, epilogue, dtype, out)
     flat = (*steps[:5], *steps[6:9], *steps[10:])  # no strides of batches
     args = (
         x, *_strides(x), Result(out), *_strides(out),
-        packed.values, packed.meta, packed.cols, packed.rows, work, n, partials, sums_at, arrived,
-        *flat,
+        packed.values, packed.meta, packed.cols, packed.rows, work,
+        *few.alike(tiles, height, limit), n, partials, arrived, *flat,
     )  # fmt: skip
-    launch = Launch(_compiled(config, device.architecture), int(work.shape[0]), args)
+    launch = Launch(_compiled(variant, device.architecture), int(work.shape[0]), args)
     return launch.first(launcher, packed, x, out, given, out, key)
 
 

@@ -189,7 +189,8 @@ def choose(problem: Problem, device: Device) -> Choice:
     shipped: list[KernelConfig | HopperConfig] = [c for c, refusal in made if not refusal]
     shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
-        shipped.append(few_config(problem.form.element, problem.sparse, problem.n))
+        few = (few_config(problem.form.element, problem.sparse, problem.n, r) for r in (16, 32))
+        shipped += [c for c in few if not c.refusal()]
     candidates = [judged(config, problem, device) for config in shipped]
     candidates += [Candidate(config, None, refusal) for config, refusal in made if refusal]
     return Choice(tuple(sorted(candidates, key=_seconds)))
