@@ -93,6 +93,20 @@ def test_a_wrong_product_is_status_1(model, fast, cli, monkeypatch):
     assert "WRONG: encoder.layer.0.intermediate.dense.weight at 50 %" in out
 
 
+def test_the_demo_as_data(model, fast, cli):
+    status, out, err = cli("demo", "--quick", "--weights", model, "--json")
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    assert told["machine"]["numpy"] == np.__version__
+    assert [(r["weight"], r["sparsity"]) for r in told["results"]] == [
+        (name, s) for name in SHAPES for s in demo.SPARSITIES
+    ]
+    for r in told["results"]:
+        assert r["error_of_bound"] <= 1
+        assert len(r["timings"]) == len(told["batches"]) == 3
+        assert all(t["seconds"]["tvwarray"] > 0 for t in r["timings"])
+
+
 @pytest.mark.parametrize("note", ["", "noise\n"])
 def test_noise_is_stated(model, fast, cli, monkeypatch, note):
     for module in (demo, bench):

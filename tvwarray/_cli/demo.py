@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 import tvwarray
 from tvwarray._cli.convert import score_kept
 from tvwarray._cli.files import Entry, as_dense, open_source
-from tvwarray._cli.machine import machine_line, threads
+from tvwarray._cli.machine import machine, machine_line, threads
 from tvwarray._cli.measure import (
     Timing,
     csr_ways,
@@ -77,15 +78,21 @@ def run(args: Namespace) -> int:
     with threads(args.threads):
         entries = _choose(find_weights(args.weights), every=args.all)
         budget = _QUICK_SECONDS if args.quick else _SECONDS
-        print(machine_line(), flush=True)
+        described = machine()
+        if not args.json:
+            print(machine_line(), flush=True)
         cells = [(entry, sparsity) for entry in entries for sparsity in SPARSITIES]
         results = [_result(*cell, budget) for cell in progress(cells, "weight")]
-    print()
-    print(markdown(results) if args.markdown else text(results))
-    print()
-    print(summary(results))
-    if note := noise_note([t for r in results for t in r.timings]):
-        print(note)
+    if args.json:
+        told = {"machine": described, "batches": BATCHES, "results": [_as_json(r) for r in results]}
+        print(json.dumps(told, indent=1))
+    else:
+        print()
+        print(markdown(results) if args.markdown else text(results))
+        print()
+        print(summary(results))
+        if note := noise_note([t for r in results for t in r.timings]):
+            print(note)
     return 0 if all(r.error <= 1 for r in results) else 1
 
 
@@ -206,6 +213,12 @@ def _time(
         "csr": ways[way],
     }
     return measure(contenders, budget=budget), way
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    told = {f.name: getattr(result, f.name) for f in fields(result)}
+    told["error_of_bound"] = told.pop("error")
+    return {**told, "timings": [t._asdict() for t in result.timings]}
 
 
 def _cells(result: Result) -> list[str]:

@@ -82,7 +82,8 @@ def noise_note(timings: Sequence[Timing]) -> str:
         return ""
     return (
         f"Noise: in {noisy} of {len(timings)} measurements the middle half of the times differs by "
-        f"more than {NOISY}x;\nanother program may be running, by which --threads 1 suffers less."
+        f"more than {NOISY}x;\nanother program may be running: do not trust the ratios, run this "
+        "again, or with --threads 1."
     )
 
 

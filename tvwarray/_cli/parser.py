@@ -213,6 +213,7 @@ def _demo(p: ArgumentParser) -> None:
     p.add_argument("--weights", metavar="FILE", help="the model file (.safetensors) to take")
     p.add_argument("--quick", action="store_true", help="measure shortly, in some seconds")
     p.add_argument("--all", action="store_true", help="take all 36 weights, for some minutes")
+    p.add_argument("--json", action="store_true", help="print JSON, all times in seconds")
     p.add_argument("--markdown", action="store_true", help="print a Markdown table")
     _add_threads(p)
 
