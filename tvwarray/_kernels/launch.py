@@ -7,13 +7,14 @@ same PTX without a GPU, so that everything else in this package runs on any mach
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import array_api_compat
 import numpy as np
 
+from tvwarray._kernels.bound import BoundLaunch
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.config import step_slots
 from tvwarray._kernels.cost import Problem
@@ -37,6 +38,8 @@ class Scratch(NamedTuple):
 
     array: Array
 
+
+_HERE: Final = nullcontext()
 
 Argument = Any
 """An array, Result or Scratch, whose address is passed; None, a null pointer; an int or a float,
@@ -120,6 +123,10 @@ class CupyLauncher:
 
     def using(self, like: Array) -> AbstractContextManager[Any]:
         """Make the device of `like` the current one, on which new arrays are made."""
+        import cupy
+
+        if like.data.device_id == cupy.cuda.runtime.getDevice():
+            return _HERE  # a tenth of the time of entering and leaving
         device: AbstractContextManager[Any] = like.device
         return device
 
@@ -138,27 +145,29 @@ class CupyLauncher:
         self, kernel: CompiledKernel, grid: int, args: Sequence[Argument], like: Array
     ) -> Callable[[Mapping[int, Array]], None]:
         """Return a launch that takes other arrays for some arguments, and is quick to start."""
-        function = self._function(kernel, int(like.data.device_id))
-        config, passed = kernel.config, list(map(_passed, args))
+        import cupy
 
-        def start(changed: Mapping[int, Array]) -> None:
-            now = passed.copy()
-            for i, x in changed.items():
-                now[i] = x
-            function((grid,), (config.threads,), tuple(now), shared_mem=config.shared_bytes)
+        return BoundLaunch(
+            cupy.cuda.driver.launchKernel,
+            self._function(kernel, int(like.data.device_id)),
+            cupy.cuda.get_current_stream().ptr,
+            grid,
+            kernel.config.threads,
+            kernel.config.shared_bytes,
+            list(map(_passed, args)),
+        )
 
-        return start
-
-    def _function(self, kernel: CompiledKernel, device: int) -> Any:
-        """Return what CuPy launches, on the current device; loaded once."""
+    def _function(self, kernel: CompiledKernel, device: int) -> int:
+        """Return the driver's handle of a kernel on the current device; loaded once."""
         # A kernel is known by its identity: hashing what it was made from takes longer.
         found = self._functions.get((id(kernel), device))
         if found is None or found[0] is not kernel:
             function = kernel.module().get_function(kernel.name)
             # Beyond 48 KB it must be asked for.
             function.max_dynamic_shared_size_bytes = kernel.config.shared_bytes
-            found = self._functions[id(kernel), device] = kernel, function
-        return found[1]
+            found = self._functions[id(kernel), device] = kernel, function.kernel
+        handle: int = found[1].ptr
+        return handle
 
     def stream(self, like: Array) -> Hashable:
         """Return which stream a launch on the device of `like` would go to."""
