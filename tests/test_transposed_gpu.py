@@ -1,0 +1,122 @@
+"""``A.T @ Y`` on a GPU: exact on integers, bounded on normals, the same bits, graphs, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_problems import BFLOAT16, FLOAT16, draw_tiles, integers, normals, rounding, storage_of
+from test_gpu import ACCUMULATION, architecture, to_gpu
+from test_transposed import exact
+
+import tvwarray
+from tvwarray import Epilogue, TVWMatrix
+from tvwarray._kernels.elements import form_of
+from tvwarray._kernels.launch import CupyLauncher
+from tvwarray._kernels.transposed.config import transposed_configs
+from tvwarray._kernels.transposed.pack import pack_transposed
+from tvwarray._kernels.transposed.product import multiply_transposed
+from tvwarray._namespace import to_host
+
+pytestmark = pytest.mark.gpu
+
+
+def problem(dtype: Any, sparse: bool, values: Any, n: int = 200, seed: int = 0) -> Any:
+    """Return a ragged matrix of all kinds of tiles, on host and GPU, and Y."""
+    import cupy
+
+    rng = np.random.default_rng(seed)
+    heights, slots = [256, 75, 0, 130, 128, 33], [1024, 624, 64, 336, 16, 0]
+    rows, tiles = draw_tiles(rng, heights, slots, 21, 900)
+    storage = storage_of((rows, 900), tiles, dtype, sparse, values(rng), rng)
+    y = values(rng)((rows, n)).astype(dtype)
+    return storage, to_gpu(storage), y, cupy.asarray(y)
+
+
+@pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize("sparse", [True, False], ids=["2:4", "all"])
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+def test_every_config_is_exact_on_integers(dtype: Any, sparse: bool, i: int) -> None:
+    import cupy
+
+    storage, on_gpu, y, y_gpu = problem(dtype, sparse, lambda rng: integers(rng, 3))
+    config = transposed_configs(architecture(), storage.dtype.name)[i]
+    packed = pack_transposed(on_gpu, form_of(storage.dtype), config.block_columns)
+    host = pack_transposed(storage, form_of(storage.dtype), config.block_columns)
+    np.testing.assert_array_equal(to_host(packed.values), host.values)
+    want = exact(storage, y)[0].astype(dtype)
+    got = multiply_transposed(CupyLauncher(), packed, y_gpu, config=config)
+    np.testing.assert_array_equal(to_host(got), want)
+    by_columns = cupy.asfortranarray(y_gpu)
+    got = multiply_transposed(CupyLauncher(), packed, by_columns, config=config)
+    assert got.flags.f_contiguous
+    np.testing.assert_array_equal(to_host(got), want)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+def test_normals_are_bounded_and_always_the_same(dtype: Any) -> None:
+    storage, on_gpu, y, y_gpu = problem(dtype, True, normals)
+    a = TVWMatrix.from_storage(on_gpu)
+    results = [to_host(a.T @ y_gpu) for _ in range(5)]
+    assert all(np.array_equal(results[0].view(np.uint16), r.view(np.uint16)) for r in results)
+    z, size, terms = exact(storage, y)
+    bound = ACCUMULATION * 2.0**-24 * terms[:, None] * size
+    error = abs(results[0].astype(np.float64) - z)
+    assert (error <= bound + rounding(abs(z) + bound, results[0].dtype)).all()
+
+
+@pytest.mark.parametrize("n", [1, 8, 64, 333])
+def test_epilogue_vectors_batches_and_windows(n: int) -> None:
+    import cupy
+
+    storage, on_gpu, y, y_gpu = problem(FLOAT16, True, lambda rng: integers(rng, 2), n)
+    a, z = TVWMatrix.from_storage(on_gpu), exact(storage, y)[0]
+    bias = np.arange(900) % 7
+    e = Epilogue(alpha=0.5, bias=cupy.asarray(bias, dtype=np.float32), activation="relu")
+    got = to_host(tvwarray.matmul(a.T, y_gpu, epilogue=e))
+    np.testing.assert_array_equal(got, np.maximum(0.5 * z + bias[:, None], 0).astype(np.float16))
+    batch = to_host(tvwarray.matmul(a.T, cupy.stack([y_gpu, -y_gpu])))
+    np.testing.assert_array_equal(batch, np.stack([z, -z]).astype(np.float16))
+    wide = cupy.full((900, 400), 7, np.float16)
+    tvwarray.matmul(a.T, y_gpu, out=wide[:, 3 : 3 + n])
+    np.testing.assert_array_equal(to_host(wide)[:, 3 : 3 + n], z.astype(np.float16))
+    wide[:, 3 : 3 + n] = 7
+    assert bool((wide == 7).all())
+    np.testing.assert_array_equal(to_host(y_gpu.T @ a), z.T.astype(np.float16))
+
+
+def test_the_current_stream_is_used_and_can_be_captured() -> None:
+    import cupy
+
+    storage, on_gpu, y, y_gpu = problem(FLOAT16, True, lambda rng: integers(rng, 2), 64)
+    a, z = TVWMatrix.from_storage(on_gpu), exact(storage, y)[0].astype(np.float16)
+    out = cupy.empty((900, 64), np.float16)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        tvwarray.matmul(a.T, y_gpu, out=out)
+        stream.synchronize()
+        out[...] = 0
+        stream.begin_capture()
+        tvwarray.matmul(a.T, y_gpu, out=out)
+        graph = stream.end_capture()
+        for _ in range(3):
+            out[...] = 0
+            graph.launch(stream)
+            stream.synchronize()
+            np.testing.assert_array_equal(to_host(out), z)
+
+
+def test_gradients_of_torch_go_through_it() -> None:
+    """The gradient of ``x @ A.T`` with respect to x is ``dy @ A``, in 16 bits on the GPU."""
+    torch = pytest.importorskip("torch")
+    from tvwarray.torch import linear
+
+    storage, on_gpu, _, _ = problem(FLOAT16, True, lambda rng: integers(rng, 2))
+    a = TVWMatrix.from_storage(on_gpu)
+    rng = np.random.default_rng(1)
+    x = torch.zeros(40, 900, dtype=torch.float16, device="cuda", requires_grad=True)
+    dy = integers(rng, 2)((40, storage.shape[0])).astype(np.float16)
+    linear(x, a).backward(torch.asarray(dy).cuda())
+    np.testing.assert_array_equal(
+        x.grad.cpu().numpy(), exact(storage, dy.T)[0].T.astype(np.float16)
+    )
