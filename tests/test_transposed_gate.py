@@ -59,11 +59,13 @@ def test_the_main_loop_holds_what_the_model_counts(architecture: str) -> None:
         def count(pattern: str, body: list[str] = body) -> int:
             return sum(bool(re.search(pattern, line)) for line in body)
 
-        fragments = -(-config.block_fragments // config.warps_m)
+        fragments = -(-config.fragments // config.warps_m)
         added = fragments * 2 * config.warp_n // 16
         assert count(r"mma\.sync") == config.products
-        assert count("ldmatrix") == config.warp_n // 8
-        assert count(r"ld\.shared\.v4") == 2 * fragments + added
+        assert count("ldmatrix") == config.slices * config.warp_n // 8
+        headers = 2  # that of the step, and of the one whose copies are started
+        assert count(r"ld\.shared\.v4") == 2 * fragments * config.slices + added + headers
+        assert count(r"ld\.global") == 0  # nothing in the loop waits for memory
         assert count(r"st\.shared\.v4") == added
         assert count(r"cp\.async\.cg") * 16 * config.threads >= config.stage_bytes
         assert count(r"bar\.sync") == 1

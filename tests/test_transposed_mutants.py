@@ -26,6 +26,8 @@ from tvwarray._kernels.transposed.product import multiply_transposed
 KERNEL = "sm80_tvw_transposed"
 SOURCE = f"{KERNEL}.cu"
 
+UNROLLED = "\n#pragma unroll\n                        for (int i = 0; i < row_chunks; ++i)"
+
 MUTANTS = {
     # ---- the ring ----
     "copies are not waited for": Mutant(
@@ -36,19 +38,28 @@ MUTANTS = {
         "            if (i + config::stages - 1", (RaceError, UninitialisedRead),
     ),
     "rows that fill up a step are read": Mutant(
-        SOURCE, "from.row[i] >= 0 && in_n", "in_n", OutOfBounds
+        SOURCE, "from >= 0 && in_n", "in_n", OutOfBounds
     ),
     "columns beyond n are read": Mutant(
-        SOURCE, "from.row[i] >= 0 && in_n", "from.row[i] >= 0",
+        SOURCE, "from >= 0 && in_n", "from >= 0",
         (OutOfBounds, UninitialisedRead, WrongResultError),
     ),
-    "rows of the step before": Mutant(
-        SOURCE, "coming_rows = rows_of(coming);\n            later",
-        "coming_rows = rows_of(step);\n            later", WrongResultError,
+    "the header of another step": Mutant(
+        SOURCE, "fetch(write, ahead);", "fetch(write, header);",
+        (WrongResultError, UninitialisedRead),
+    ),
+    "headers come a step late": Mutant(
+        SOURCE, "copy_header(free, i + headers - 1);", "copy_header(free, i + headers - 2);",
+        (WrongResultError, UninitialisedRead, RaceError),
+    ),
+    "a header is overwritten while it is read": Mutant(
+        SOURCE, "constexpr int headers = 2 * config::stages - 1;",
+        "constexpr int headers = 2 * config::stages - 2;",
+        (WrongResultError, UninitialisedRead, RaceError),
     ),
     "values of half a fragment": Mutant(
-        SOURCE, "if (at < step.fragments * fragment_bytes)",
-        "if (at < step.fragments * fragment_bytes / 2)",
+        SOURCE, "if (at < step.slices * step.fragments * fragment_bytes)",
+        "if (at < step.slices * step.fragments * fragment_bytes / 2)",
         (WrongResultError, UninitialisedRead),
     ),
     "the swizzle of Y removed": Mutant(
@@ -72,13 +83,15 @@ MUTANTS = {
         SOURCE, "store_shared_chunk(all_sums + i * chunk_bytes, {});", "{}", UninitialisedRead
     ),
     "slots that fill up are added": Mutant(
-        SOURCE, "                    if (row == no_place) continue;\n", "", OutOfBounds
+        SOURCE, f"!= no_place){UNROLLED} {{", f"!= -1){UNROLLED} {{", OutOfBounds
     ),
     "rows of slots g and g + 8 exchanged": Mutant(
-        SOURCE, "half == 0 ? place[m] & 0xffff", "half == 1 ? place[m] & 0xffff", WrongResultError
+        SOURCE, "static_cast<int>(place & 0xffff), static_cast<int>(place >> 16)",
+        "static_cast<int>(place >> 16), static_cast<int>(place & 0xffff)", WrongResultError
     ),
     "what lanes of odd g hold is not swapped": Mutant(
-        SOURCE, "one[e] = odd ? high : low;", "one[e] = low;", WrongResultError
+        SOURCE, "odd ? sums[m][j ^ 2].word[word] : sums[m][j].word[word]",
+        "sums[m][j].word[word]", WrongResultError
     ),
     "all lanes begin with one chunk": Mutant(
         SOURCE, "const bool odd = g % 2 != 0;", "const bool odd = false;", BankConflictError
@@ -147,7 +160,7 @@ def judge(sources: dict[str, str], *, by_columns: bool = False) -> None:
     launcher = InterpreterLauncher("89", "random", multiprocessors=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product, "_compiled", lambda c, a: compile_kernel(c, a, sources))
-        packed = pack.pack_transposed(storage, form_of(FLOAT16), SMALL.block_columns)
+        packed = pack.pack_transposed(storage, form_of(FLOAT16), SMALL.range_shape)
         got = multiply_transposed(launcher, packed, y, config=SMALL, epilogue=e)
     want = expected(exact(storage, y)[0], e).astype(np.float16)
     raise_what_is_wrong(got, want, launcher.reports)

@@ -3,7 +3,7 @@
 Needs a GPU, CuPy, and PyTorch for the dense product (cuBLAS, float16, float32 accumulation). Each
 product is first compared with the dense one in float32. Each time is the median of single launches
 by CUDA events, the L2 cache flushed before each one; beside it what the cost model says. `--sweep`
-tries other shapes than those that are shipped.
+packs the matrix in every way that is shipped for the chip, not only as the package would.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from tvwarray._backends.array import BACKEND as ARRAY
 from tvwarray._convert import to_dense
 from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.launch import CupyLauncher
-from tvwarray._kernels.transposed.config import TransposedConfig, transposed_configs
+from tvwarray._kernels.transposed.config import transposed_configs
 from tvwarray._kernels.transposed.cost import predict_transposed
-from tvwarray._kernels.transposed.pack import pack_transposed
+from tvwarray._kernels.transposed.pack import pack_transposed, shape_for
 from tvwarray._kernels.transposed.product import multiply_transposed
 from tvwarray._storage import TVWStorage
 
+ELEMENT = "float16"
 NIBBLES = np.array([0x4, 0x8, 0x9, 0xC, 0xD, 0xE])
 
 
@@ -65,16 +66,6 @@ def compare(got: Any, storage: TVWStorage, y: Any) -> float:
     return float((abs(got.astype(np.float32) - exact) / bound).max())
 
 
-def swept(columns: int, shared: int) -> list[TransposedConfig]:
-    """Return all shapes that fit."""
-    found = []
-    for block_n, warp_n, stages in product((128, 64), (64, 32), (2, 3, 4, 5, 6)):
-        c = TransposedConfig("float16", columns, block_n, warp_n, stages, output="float16")
-        if not c.refusal() and c.shared_bytes <= shared:
-            found.append(c)
-    return found
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -82,7 +73,8 @@ def main() -> None:
     parser.add_argument("--tile-rows", nargs="*", type=int, default=[128, 256])
     parser.add_argument("--sparsity", nargs="*", type=float, default=[0.5, 0.75, 0.875, 0.95])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--sweep", nargs="*", type=int, default=[], help="columns of A in a range")
+    parser.add_argument("--sweep", action="store_true", help="every way of packing the chip has")
+    parser.add_argument("--top", type=int, default=4)
     parser.add_argument("--array", action="store_true", help="time the array backend too")
     args = parser.parse_args()
     launcher = CupyLauncher()
@@ -104,11 +96,13 @@ def main() -> None:
                     blocks = ARRAY.pack(storage)
                     run = lambda b=blocks, y=y: ARRAY.matmul(b, y, transposed=True)  # noqa: E731
                     print(f"    {median_us(run, 5):7.1f} us: the array backend", flush=True)
-                shipped = transposed_configs(device.architecture, "float16")
-                for columns in args.sweep or [shipped[0].block_columns]:
-                    packed = pack_transposed(storage, form_of(storage.dtype), columns)
-                    found = []
-                    configs = swept(columns, device.shared_per_block) if args.sweep else shipped
+                name = device.architecture
+                chosen = shape_for(storage, name)
+                all_shapes = dict.fromkeys(c.range_shape for c in transposed_configs(name, ELEMENT))
+                found = []
+                for shape in all_shapes if args.sweep else [chosen]:
+                    packed = pack_transposed(storage, form_of(storage.dtype), shape)
+                    configs = transposed_configs(name, ELEMENT, shape)
                     for c in configs:
                         out = multiply_transposed(launcher, packed, y, config=c)
                         worst = compare(out, storage, y) if c is configs[0] else 0.0
@@ -120,9 +114,9 @@ def main() -> None:
                         )
                         model = 1e6 * predict_transposed(c, packed.order, n, device).seconds
                         found.append((us, model, c, worst))
-                    for us, model, c, worst in sorted(found, key=lambda f: f[0])[:4]:
-                        note = f", {worst:.2f} of the bound" if worst else ""
-                        print(f"    {us:7.1f} us, {dense / us:5.2f}x, model {model:.1f}: {c}{note}")
+                for us, model, c, worst in sorted(found, key=lambda f: f[0])[: args.top]:
+                    note = f", {worst:.2f} of the bound" if worst else ""
+                    print(f"    {us:7.1f} us, {dense / us:5.2f}x, model {model:.1f}: {c}{note}")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from tvwarray._kernels.pack import PackedMatrix, crowded_pairs, pack
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
 from tvwarray._kernels.streams import beside_capture, settled
-from tvwarray._kernels.transposed.config import STEP_ROWS, block_columns, refusal_of
-from tvwarray._kernels.transposed.pack import TransposedMatrix, pack_transposed
+from tvwarray._kernels.transposed.config import SLICE_ROWS, refusal_of
+from tvwarray._kernels.transposed.pack import TransposedMatrix, pack_transposed, shape_for
 from tvwarray._kernels.transposed.product import multiply_transposed
 from tvwarray._namespace import Array, dtype_of
 from tvwarray._storage import TVWStorage
@@ -42,8 +42,8 @@ class CudaPacked:
     storage: TVWStorage
     launcher: Launcher
     forms: dict[Form, PackedMatrix] = field(default_factory=dict)
-    ranges: dict[int, TransposedMatrix] = field(default_factory=dict)
-    """For ``A.T @ Y``, by the columns of A in a range."""
+    ranges: dict[str, TransposedMatrix] = field(default_factory=dict)
+    """For ``A.T @ Y``, by the architecture."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, precision: Precision = "default") -> PackedMatrix:
@@ -58,13 +58,14 @@ class CudaPacked:
 
     def transposed(self, device: Device) -> TransposedMatrix:
         """Return the matrix as ``A.T @ Y`` takes it, packed now or earlier."""
-        form, columns = form_of(self.storage.dtype), block_columns(device.architecture)
+        form, architecture = form_of(self.storage.dtype), device.architecture
         assert form is not None, "refusal() was not asked"
         with self._lock:
-            if columns not in self.ranges:
+            if architecture not in self.ranges:
                 with settled(self.storage.data):
-                    self.ranges[columns] = pack_transposed(self.storage, form, columns)
-            return self.ranges[columns]
+                    shape = shape_for(self.storage, architecture)
+                    self.ranges[architecture] = pack_transposed(self.storage, form, shape)
+            return self.ranges[architecture]
 
     @property
     def nbytes(self) -> int:
@@ -180,9 +181,9 @@ class CudaBackend:
 
 def _too_large_transposed(storage: TVWStorage) -> str:
     with beside_capture(storage.data):  # counts come from the device
-        steps = -(-storage.rows_of.astype(np.int64) // STEP_ROWS)
+        slices = -(-storage.rows_of.astype(np.int64) // SLICE_ROWS)
     # Every slot may be a fragment of its own, which the kernel counts in 32 bits.
-    if int((storage.slots_of * steps).sum()) > _INDEX_MAX // 8:
+    if int((storage.slots_of * slices).sum()) > _INDEX_MAX // 8:
         return "has more than 2**28 slots, times a 32nd of their tiles' rows"
     return ""
 

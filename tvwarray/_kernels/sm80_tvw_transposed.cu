@@ -18,7 +18,8 @@
 // different (a column that repeats is an item more), so that each sum is added to by one lane, and
 // from tile to tile in their order: the result is always the same, and nothing is atomic.
 //
-// An item is worked through in steps of 32 rows of its tile, which arrive in a ring of stages:
+// An item is worked through in steps of one or two slices, 32 rows of its tile each, which arrive in
+// a ring of stages:
 //
 //   global   Y rows --cp.async--+              expanded values, fragment order --cp.async--+
 //   shared                      +-> swizzled [row][n]                           as it is <--+
@@ -27,6 +28,10 @@
 //                                         mma, FragmentC in registers
 //                                               | at an item's last step
 //   shared                      sums += FragmentC, 16 bytes a lane
+//
+// What a step is, and which rows of Y it takes, is its header. Headers have a ring of their own and
+// come as many steps before their step's copies as these come before its products: where steps are
+// short, every load from memory that somebody waits for would be the time of a step.
 #include "types.cuh"
 #include "config.cuh"
 #include "ptx.cuh"
@@ -42,19 +47,34 @@ constexpr int chunk_elements = chunk_bytes / element_bytes;
 
 // ---- The packed matrix: see transposed/pack.py -------------------------------------------------
 
-constexpr int step_rows = 32;       // of a tile: what a FragmentB holds
+constexpr int slice_rows = 32;      // of a tile: what a FragmentB holds
 constexpr int fragment_slots = 16;  // kept columns
 constexpr int halves = 2;           // FragmentA for a FragmentB
-constexpr int fragment_bytes = halves * 32 * sizeof(FragmentA);  // of 16 slots in a step
-constexpr int no_place = 0xffff;    // of what fills up the last fragment of an item
+constexpr int fragment_bytes = halves * 32 * sizeof(FragmentA);  // of 16 slots in a slice
+constexpr int place_bytes = fragment_slots * sizeof(Half);       // rows of the sums of 16 slots
+constexpr int no_place = 0xffff;  // of what fills up the last fragment of an item
 
-// ---- Shared memory: the sums, then a ring of stages of Y and A ---------------------------------
+// What a step is, in the order of its 4 words; its rows of Y follow, -1 for what fills up.
+struct Step {
+    int block;      // where its values are, in fragments
+    int places;     // where the places of the item's slots are, in fragments
+    int fragments;  // of 16 slots; with `slices` above, and whether it is the last of its item
+    int slices;
+    bool last;
+};
+constexpr int step_rows = config::slices * slice_rows;
+constexpr int header_bytes = (4 + step_rows) * sizeof(int);
 
+// ---- Shared memory: the sums, a ring of stages, a ring of headers ------------------------------
+//
+// A stage: rows of Y, swizzled; values, slice after slice; places, with an item's last step.
 constexpr int y_chunks = config::block_n / chunk_elements;  // of a row
 constexpr int y_row_bytes = y_chunks * chunk_bytes;
 constexpr int y_bytes = step_rows * y_row_bytes;
-constexpr int block_fragments = config::block_columns / fragment_slots;
-constexpr int stage_bytes = y_bytes + block_fragments * fragment_bytes;
+constexpr int value_bytes = config::slices * config::fragments * fragment_bytes;
+constexpr int places_at = y_bytes + value_bytes;
+constexpr int stage_bytes = places_at + config::fragments * place_bytes;
+constexpr int headers = 2 * config::stages - 1;
 constexpr int sum_row_bytes = config::block_n * sizeof(float);
 constexpr int sums_bytes = config::block_columns * sum_row_bytes;
 
@@ -78,12 +98,12 @@ __device__ inline int sum_chunk(int row, int p, int t) {
 // its own by warp_n columns of Y. With few slots in a range, one or two rows of warps are better.
 constexpr int warps_n = config::block_n / config::warp_n;
 constexpr int warps_m = warps / warps_n;
-constexpr int warp_fragments = ceil_div(block_fragments, warps_m);
+constexpr int warp_fragments = ceil_div(config::fragments, warps_m);
 constexpr int warp_columns = config::warp_n / 8;
 
 constexpr int gather_rows = threads / y_chunks;  // of Y by one copy of all threads
 constexpr int gathers = step_rows / gather_rows;
-constexpr int value_copies = ceil_div(block_fragments * fragment_bytes, threads * chunk_bytes);
+constexpr int value_copies = ceil_div(value_bytes, threads * chunk_bytes);
 
 static_assert(element_bytes == 2, "16-bit values");
 static_assert(warps_m * warps_n == warps, "warps tile the block");
@@ -107,20 +127,6 @@ __device__ inline Range load_range(const int* list, int index) {
     return {head.x, head.y, head.z, head.w & 65535, head.w >> 16, tail.x};
 }
 
-// 32 rows of an item.
-struct Step {
-    int block;      // where its values are, in fragments
-    int rows;       // where its rows of Y are listed
-    int places;     // where the rows of the sums of the item's slots are listed
-    int fragments;  // of 16 slots
-    bool last;      // of the item
-};
-
-__device__ inline Step load_step(const int* steps, int index) {
-    const int4 step = load_int4(steps + 4 * index);
-    return {step.x, step.y, step.z, step.w & 65535, step.w >> 16 != 0};
-}
-
 extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_tvw_transposed(
     const char* __restrict__ y,          // (batch, rows, n), rows 16-byte aligned
     int y_pitch,                         // bytes from row to row
@@ -130,9 +136,8 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     long long z_column,                  //
     long long z_batch,                   //
     const char* __restrict__ values,     // fragments, step after step
-    const int* __restrict__ steps,       // a Step of 4 words for each step
-    const int* __restrict__ places,      // 8 words a fragment: slot g, and slot g + 8 above it
-    const int* __restrict__ rows,        // row lists: whole steps of a tile, -1 is padding
+    const char* __restrict__ steps,      // headers of all steps
+    const char* __restrict__ places,     // 8 words a fragment: slot g, and slot g + 8 above it
     const int* __restrict__ list,        // the work list, a Range of 8 words for each entry
     int entries,                         // of the work list
     int cols,                            // of A
@@ -159,6 +164,8 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     extern __shared__ __align__(128) char shared[];
     const Word all_sums = shared_address(shared);
     const Word ring = all_sums + sums_bytes;
+    const Word ring_end = ring + config::stages * stage_bytes;
+    const Word headers_end = ring_end + headers * header_bytes;
     const int thread = threadIdx.x;
     const int lane = thread % 32;
     const int warp_m = thread / 32 / warps_n;
@@ -178,51 +185,62 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const bool in_n = block_n0 + my_chunk * chunk_elements < n;
     const char* const my_y = y + batch * y_batch + block_n0 * element_bytes + my_chunk * chunk_bytes;
 
-    // Beyond the last step its own again, which nobody uses.
-    const auto step_at = [&](int i) {
-        return load_step(steps, range.first_step + min(i, range.steps - 1));
+    const auto copy_header = [&](Word to, int step) {
+        if (step < range.steps && thread < header_bytes / chunk_bytes)
+            copy_async(to + thread * chunk_bytes,
+                       steps + static_cast<long long>(range.first_step + step) * header_bytes +
+                           thread * chunk_bytes,
+                       true);
     };
-    struct Gather {
-        int row[gathers];
+    const auto read_header = [&](Word from) -> Step {
+        const Chunk head = load_shared_chunk(from);
+        const int sizes = static_cast<int>(head.word[2]);
+        return {static_cast<int>(head.word[0]), static_cast<int>(head.word[1]), sizes & 255,
+                sizes >> 8 & 255, sizes >> 16 != 0};
     };
-    const auto rows_of = [&](const Step& step) {
-        Gather found;
-#pragma unroll
-        for (int i = 0; i < gathers; ++i)
-            found.row[i] = load_int(rows + step.rows + i * gather_rows + my_row);
-        return found;
-    };
-    const auto fetch = [&](Word stage, const Step& step, const Gather& from) {
+    const auto fetch = [&](Word stage, Word header) {
+        const Step step = read_header(header);
 #pragma unroll
         for (int i = 0; i < gathers; ++i) {
             const int row = i * gather_rows + my_row;
+            const int from = static_cast<int>(load_shared(header + (4 + row) * sizeof(int)));
             copy_async(stage + row * y_row_bytes + swizzle(row, my_chunk, y_chunks) * chunk_bytes,
-                       my_y + static_cast<long long>(from.row[i]) * y_pitch,
-                       from.row[i] >= 0 && in_n);
+                       my_y + static_cast<long long>(from) * y_pitch, from >= 0 && in_n);
         }
         const char* const first = values + static_cast<long long>(step.block) * fragment_bytes;
 #pragma unroll
         for (int i = 0; i < value_copies; ++i) {
             const int at = (i * threads + thread) * chunk_bytes;
-            if (at < step.fragments * fragment_bytes)
+            if (at < step.slices * step.fragments * fragment_bytes)
                 copy_async(stage + y_bytes + at, first + at, true);
         }
+        if (step.last && thread * chunk_bytes < step.fragments * place_bytes)
+            copy_async(stage + places_at + thread * chunk_bytes,
+                       places + static_cast<long long>(step.places) * place_bytes +
+                           thread * chunk_bytes,
+                       true);
     };
     const auto after = [&](Word stage) {
         const Word next = stage + stage_bytes;
-        return next == ring + config::stages * stage_bytes ? ring : next;
+        return next == ring_end ? ring : next;
+    };
+    const auto after_header = [&](Word header) {
+        const Word next = header + header_bytes;
+        return next == headers_end ? ring_end : next;
     };
 
     // ---- Products ------------------------------------------------------------------------------
 
     FragmentC sums[warp_fragments][warp_columns] = {};
-    const auto multiply = [&](Word stage, int fragments) {
+    const auto multiply = [&](Word stage, int slice, int fragments) {
+        const Word values_of = stage + y_bytes + slice * fragments * fragment_bytes;
+        const int row = slice * slice_rows + lane;
         FragmentB b[warp_columns];
 #pragma unroll
         for (int j = 0; j < warp_columns; ++j) {
             const Chunk got = load_matrices_transposed(
-                stage + lane * y_row_bytes +
-                swizzle(lane, warp_n0 / chunk_elements + j, y_chunks) * chunk_bytes);
+                stage + row * y_row_bytes +
+                swizzle(row, warp_n0 / chunk_elements + j, y_chunks) * chunk_bytes);
             b[j] = {got.word[0], got.word[1], got.word[2], got.word[3]};
         }
         // Of the fragment after the one that is multiplied, so that no product waits.
@@ -232,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
             if (m < warp_fragments && f < fragments)
 #pragma unroll
                 for (int half = 0; half < halves; ++half) {
-                    const Chunk got = load_shared_chunk(stage + y_bytes + f * fragment_bytes +
+                    const Chunk got = load_shared_chunk(values_of + f * fragment_bytes +
                                                         (half * 32 + lane) * chunk_bytes);
                     a[m % 2][half] = {got.word[0], got.word[1], got.word[2], got.word[3]};
                 }
@@ -255,46 +273,45 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     // ---- Registers to the sums -----------------------------------------------------------------
 
     const int g = lane / 4, t = lane % 4;
-    int place[warp_fragments] = {};  // rows of the sums of slots g and, above, g + 8
-    const auto load_places = [&](const Step& step) {
+    const auto add = [&](Word stage, int fragments) {
+        constexpr int row_chunks = warp_columns / 2;  // of a row that a lane adds to
+        constexpr int rows_at_once = warp_fragments * warp_columns > 24 ? 1 : 2;  // as registers allow
 #pragma unroll
         for (int m = 0; m < warp_fragments; ++m) {
             const int f = warp_m + m * warps_m;
-            if (f < step.fragments) place[m] = load_int(places + step.places + 8 * f + g);
-        }
-    };
-    const auto add = [&](const Step& step) {
+            if (f >= fragments) break;
+            const Word place = load_shared(stage + places_at + f * place_bytes + g * sizeof(Word));
+            const int row[2] = {static_cast<int>(place & 0xffff), static_cast<int>(place >> 16)};
+            const bool odd = g % 2 != 0;
+            // Chunk i of the lane's part of a row: pairs of them are exchanged where g is odd.
+            const auto at = [&](int half, int i) {
+                const int p = warp_n0 / 16 + (i ^ (odd ? 1 : 0));
+                return all_sums + row[half] * sum_row_bytes +
+                       sum_chunk(row[half], p, t) * chunk_bytes;
+            };
 #pragma unroll
-        for (int m = 0; m < warp_fragments; ++m) {
-            if (warp_m + m * warps_m < step.fragments) {
+            for (int first = 0; first < 2; first += rows_at_once) {
+                Chunk before[rows_at_once][row_chunks];  // all under way before one is needed
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const int row = half == 0 ? place[m] & 0xffff : static_cast<Word>(place[m]) >> 16;
-                    if (row == no_place) continue;
+                for (int h = 0; h < rows_at_once; ++h)
+                    if (row[first + h] != no_place)
 #pragma unroll
-                    for (int j = 0; j < warp_columns; j += 4) {
-                        const int p = (warp_n0 + 8 * j) / 16;
-                        const bool odd = g % 2 != 0;
-                        const auto at = [&](int q) {
-                            return all_sums + row * sum_row_bytes + sum_chunk(row, q, t) * chunk_bytes;
-                        };
-                        const Word first = at(p + (odd ? 1 : 0)), second = at(p + (odd ? 0 : 1));
-                        float one[4], other[4];
+                        for (int i = 0; i < row_chunks; ++i)
+                            before[h][i] = load_shared_chunk(at(first + h, i));
 #pragma unroll
-                        for (int e = 0; e < 4; ++e) {
-                            const float low = sums[m][j + e / 2].word[2 * half + e % 2];
-                            const float high = sums[m][j + 2 + e / 2].word[2 * half + e % 2];
-                            one[e] = odd ? high : low;
-                            other[e] = odd ? low : high;
+                for (int h = 0; h < rows_at_once; ++h)
+                    if (row[first + h] != no_place)
+#pragma unroll
+                        for (int i = 0; i < row_chunks; ++i) {
+                            float sum[4];
+#pragma unroll
+                            for (int e = 0; e < 4; ++e) {
+                                const int j = 2 * i + e / 2, word = 2 * (first + h) + e % 2;
+                                sum[e] = odd ? sums[m][j ^ 2].word[word] : sums[m][j].word[word];
+                            }
+                            add_sums(before[h][i], sum);
+                            store_shared_chunk(at(first + h, i), chunk_of(sum));
                         }
-                        const Chunk to_first = load_shared_chunk(first);
-                        const Chunk to_second = load_shared_chunk(second);
-                        add_sums(to_first, one);
-                        add_sums(to_second, other);
-                        store_shared_chunk(first, chunk_of(one));
-                        store_shared_chunk(second, chunk_of(other));
-                    }
-                }
             }
 #pragma unroll
             for (int j = 0; j < warp_columns; ++j) sums[m][j] = {};
@@ -305,33 +322,36 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
 
     if (range.steps > 0) {
 #pragma unroll
+        for (int s = 0; s < headers - 1; ++s) copy_header(ring_end + s * header_bytes, s);
+        wait_for_all_copies();
+        block_barrier();
+#pragma unroll
         for (int s = 0; s < config::stages - 1; ++s) {
-            const Step step = step_at(s);
-            if (s < range.steps) fetch(ring + s * stage_bytes, step, rows_of(step));
+            if (s < range.steps) fetch(ring + s * stage_bytes, ring_end + s * header_bytes);
             commit_copies();  // an empty group too: counting groups is counting stages
         }
-        // Each list is a trip to memory: steps are read two ahead of their copies, rows one.
-        Step coming = step_at(config::stages - 1), later = step_at(config::stages);
-        Gather coming_rows = rows_of(coming);
-        Step next = step_at(0);
         Word read = ring, write = ring + (config::stages - 1) * stage_bytes;
+        Word header = ring_end;                                               // of this step,
+        Word ahead = ring_end + (config::stages - 1) * header_bytes;          // of that copied,
+        Word free = ring_end + (headers - 1) * header_bytes;                  // and for that to come
         for (int i = 0; i < range.steps; ++i) {
             wait_for_copies();
-            // All copies of this step are here, and everybody is done with the stage read last, and
-            // with adding to the sums.
+            // All copies of this step are here, and the header of the one to be copied; everybody is
+            // done with what was read last, and with adding to the sums.
             block_barrier();
-            if (i + config::stages - 1 < range.steps) fetch(write, coming, coming_rows);
+            if (i + config::stages - 1 < range.steps) fetch(write, ahead);
+            copy_header(free, i + headers - 1);
             commit_copies();
-            const Step step = next;
-            next = step_at(i + 1);
-            coming = later;
-            coming_rows = rows_of(coming);
-            later = step_at(i + config::stages + 1);
-            if (step.last) load_places(step);
-            multiply(read, step.fragments);
-            if (step.last) add(step);
+            const Step step = read_header(header);
+#pragma unroll
+            for (int slice = 0; slice < config::slices; ++slice)
+                if (slice < step.slices) multiply(read, slice, step.fragments);
+            if (step.last) add(read, step.fragments);
             write = read;
             read = after(read);
+            free = header;
+            header = after_header(header);
+            ahead = after_header(ahead);
         }
     }
     block_barrier();

@@ -68,7 +68,7 @@ def work_list(order: Order, pieces: HostArray) -> HostArray:
     start, stop = cut(piece), cut(piece + 1)
     first_piece = np.cumsum(pieces) - pieces
     found = np.zeros((of_range.size, RANGE_WORDS), np.int32)
-    found[:, 0] = of_range * order.block_columns
+    found[:, 0] = of_range * order.range_shape.columns
     found[:, 1] = start
     found[:, 2] = stop - start
     found[:, 3] = pieces[of_range] << 16 | piece

@@ -1,14 +1,15 @@
 """`TransposedConfig`: every constant that ``sm80_tvw_transposed`` leaves open, as data.
 
 Each field is one ``constexpr`` of the same name in ``config.cuh``. How many columns of A a block
-owns depends on the chip alone, on its shared memory, where their sums stand: the matrix is packed
-for it.
+owns, and what a step holds, depends on the chip and on the share of columns that tiles keep: the
+matrix is packed for it, by a `RangeShape`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from math import sqrt
+from typing import Final, Literal, NamedTuple
 
 from tvwarray._kernels.config import (
     ELEMENT_BYTES,
@@ -19,14 +20,25 @@ from tvwarray._kernels.config import (
 from tvwarray._kernels.devices import SHARED_LIMITS, generation
 from tvwarray._kernels.elements import Form
 
-STEP_ROWS: Final = 32
+SLICE_ROWS: Final = 32
 """Rows of a tile that are multiplied at once."""
 
 FRAGMENT_SLOTS: Final = 16
 """Kept columns of a tensor-core instruction; the unit in which the matrix is packed."""
 
-FRAGMENT_VALUES: Final = STEP_ROWS * FRAGMENT_SLOTS
-"""Values of a fragment in a step."""
+FRAGMENT_VALUES: Final = SLICE_ROWS * FRAGMENT_SLOTS
+"""Values of a fragment in a slice."""
+
+
+class RangeShape(NamedTuple):
+    """What a matrix is packed for."""
+
+    columns: int
+    """Columns of A that one block owns: their sums stand in shared memory."""
+    fragments: int
+    """Fragments of a step at most; where a tile keeps more of a range, it is several items."""
+    slices: int
+    """Slices of a step at most."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,10 @@ class TransposedConfig:
     """What the values of A and Y are: 16 bits."""
     block_columns: int
     """Columns of A, rows of the result, that one block owns."""
+    fragments: int
+    """Fragments of 16 kept columns that a step has at most."""
+    slices: int
+    """Slices of 32 rows that a step has at most."""
     block_n: int
     """Columns of Y that one block computes."""
     warp_n: int
@@ -64,9 +80,9 @@ class TransposedConfig:
         return 32 * self.warps
 
     @property
-    def block_fragments(self) -> int:
-        """Fragments of kept columns that a step has at most."""
-        return self.block_columns // FRAGMENT_SLOTS
+    def range_shape(self) -> RangeShape:
+        """What the matrix must be packed for."""
+        return RangeShape(self.block_columns, self.fragments, self.slices)
 
     @property
     def warps_m(self) -> int:
@@ -76,13 +92,18 @@ class TransposedConfig:
     @property
     def y_stage_bytes(self) -> int:
         """Bytes of Y in a stage."""
-        return STEP_ROWS * self.block_n * ELEMENT_BYTES[self.element]
+        return self.slices * SLICE_ROWS * self.block_n * ELEMENT_BYTES[self.element]
 
     @property
     def stage_bytes(self) -> int:
-        """Bytes of one stage."""
-        values = self.block_fragments * FRAGMENT_VALUES * ELEMENT_BYTES[self.element]
-        return self.y_stage_bytes + values
+        """Bytes of one stage: rows of Y, values, and the places of slots."""
+        values = self.slices * FRAGMENT_VALUES * ELEMENT_BYTES[self.element]
+        return self.y_stage_bytes + self.fragments * (values + 2 * FRAGMENT_SLOTS)
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of the header of a step: 4 words, and its rows of Y."""
+        return 4 * (4 + self.slices * SLICE_ROWS)
 
     @property
     def sums_bytes(self) -> int:
@@ -92,7 +113,8 @@ class TransposedConfig:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        return self.sums_bytes + self.stages * self.stage_bytes
+        headers = (2 * self.stages - 1) * self.header_bytes
+        return self.sums_bytes + self.stages * self.stage_bytes + headers
 
     @property
     def max_registers(self) -> int:
@@ -102,7 +124,7 @@ class TransposedConfig:
     @property
     def products(self) -> int:
         """Tensor-core instructions that the loop body of one warp holds."""
-        return -(-self.block_fragments // self.warps_m) * (self.warp_n // 8) * 2
+        return self.slices * -(-self.fragments // self.warps_m) * (self.warp_n // 8) * 2
 
     def refusal(self) -> str:
         """Return which rule of the kernel this config breaks, or an empty string."""
@@ -114,6 +136,9 @@ class TransposedConfig:
             return f"block_n is {self.block_n}; it must be 64 or 128"
         if self.block_columns % FRAGMENT_SLOTS:
             return f"a block owns multiples of {FRAGMENT_SLOTS} columns, not {self.block_columns}"
+        if self.slices not in (1, 2) or not 0 < self.fragments <= 16:
+            held = f"{self.slices} of {self.fragments}"
+            return f"a step holds 1 or 2 slices of 1 to 16 fragments, not {held}"
         if (
             self.warp_n % 32
             or self.block_n % self.warp_n
@@ -146,23 +171,33 @@ class TransposedConfig:
         return {"config.cuh": "\n".join([*lines, "}  // namespace config", ""])}
 
     def __str__(self) -> str:
-        """Return a line such as ``sm80_tvw_transposed float16 256x128, warps of 64, 4 stages``."""
+        """Return a line such as ``sm80_tvw_transposed float16 256x128, steps of 8x2, ...``."""
         text = (
-            f"{self.kernel} {self.element} {self.block_columns}x{self.block_n}, "
-            f"warps of {self.warp_n}, {self.stages} stages"
+            f"{self.kernel} {self.element} {self.block_columns}x{self.block_n}, steps of "
+            f"{self.fragments}x{self.slices}, warps of {self.warp_n}, {self.stages} stages"
         )
         if self.output != self.element:
             text += f", to {self.output}"
         return text + (f", fused {self.activation}" if self.fused else "")
 
 
-_SHAPES: Final = {
-    # columns of A, and for each width of blocks the width of warps and the stages
-    "80": (192, ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
-    "90": (256, ((128, 64, 4), (128, 32, 4), (64, 32, 5))),
-    "89": (128, ((128, 64, 2), (128, 32, 2), (64, 32, 4))),
+_Shapes = tuple[tuple[RangeShape, tuple[tuple[int, int, int], ...]], ...]
+
+_SHAPES: Final[dict[str, _Shapes]] = {
+    # what the matrix is packed for, and for each width of blocks that of warps and the stages
+    "80": (
+        (RangeShape(192, 8, 1), ((128, 64, 4), (128, 32, 4), (64, 32, 6))),
+        (RangeShape(192, 12, 1), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+    ),
+    "90": (
+        (RangeShape(256, 8, 2), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+        (RangeShape(224, 8, 2), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+        (RangeShape(256, 16, 1), ((128, 32, 4), (64, 32, 5))),  # wider warps want more registers
+    ),
+    "89": ((RangeShape(128, 8, 1), ((128, 64, 2), (128, 32, 2), (64, 32, 4))),),
 }
-"""In order of preference where the model sees no difference, by the shared memory of a chip."""
+"""By the shared memory of a chip, those for few kept columns first; configs in order of preference
+where the model sees no difference."""
 
 
 def refusal_of(form: Form) -> str:
@@ -173,23 +208,36 @@ def refusal_of(form: Form) -> str:
     return f"sm80_tvw_transposed multiplies float16 and bfloat16, not {what}"
 
 
-def block_columns(architecture: str) -> int:
-    """Return how many columns of A a block owns on an architecture, whatever the config."""
-    return _shapes(architecture)[0]
+def range_shape(architecture: str, kept: float) -> RangeShape:
+    """Return what to pack a matrix for whose tiles keep a share `kept` of the columns.
+
+    The first shape whose steps hold what a tile keeps of a range, by chance too: two standard
+    deviations above the mean.
+    """
+    shapes = [shape for shape, _ in _shapes(architecture)]
+    for shape in shapes:
+        mean = kept * shape.columns
+        if mean + 2 * sqrt(mean * max(0.0, 1 - kept)) <= FRAGMENT_SLOTS * shape.fragments:
+            return shape
+    return shapes[-1]
 
 
-def transposed_configs(architecture: str, element: Element) -> tuple[TransposedConfig, ...]:
-    """Return the configs that are shipped for an architecture, in order of preference."""
-    columns, shapes = _shapes(architecture)
+def transposed_configs(
+    architecture: str, element: Element, shape: RangeShape | None = None
+) -> tuple[TransposedConfig, ...]:
+    """Return the configs that are shipped for an architecture, and for one `shape` if it is given.
+
+    In order of preference.
+    """
     return tuple(
-        TransposedConfig(element, columns, block_n, warp_n, stages, output=element)
-        for block_n, warp_n, stages in shapes
+        TransposedConfig(element, *known, block_n, warp_n, stages, output=element)
+        for known, configs in _shapes(architecture)
+        for block_n, warp_n, stages in configs
+        if shape is None or known == shape
     )
 
 
-def _shapes(architecture: str) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+def _shapes(architecture: str) -> _Shapes:
     per_block = SHARED_LIMITS[generation(architecture)][0]
-    fitting = max(
-        (least, name) for name in _SHAPES if (least := SHARED_LIMITS[name][0]) <= per_block
-    )
-    return _SHAPES[fitting[1]]
+    fitting = [(least, n) for n in _SHAPES if (least := SHARED_LIMITS[n][0]) <= per_block]
+    return _SHAPES[max(fitting)[1]]

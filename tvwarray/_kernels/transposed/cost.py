@@ -1,11 +1,12 @@
 """How long ``A.T @ Y`` takes, and which config it runs.
 
-A step is 32 rows of a tile and the slots that it keeps in a range. Its products, and the paths that
-feed them, overlap as those of ``A @ X`` do; adding an item's sums up goes through shared memory::
+An item is a tile's slots in a range. Its products, and the paths that feed them, overlap as those
+of ``A @ X`` do; adding its sums up goes through shared memory as well::
 
-    feed  = max(stage bytes / L2 rate, bytes through shared memory / 128 a clock)
-    step  = max(rounds of fragments x products x clocks + exposed x feed, latency / stages ahead)
-    time  = launch + memory + steps of the busiest multiprocessor, its start and end
+    feed  = max(bytes of A and Y / L2 rate, bytes through shared memory / 128 a clock)
+    item  = max(rounds of fragments x products x clocks + exposed x feed + steps x barrier,
+                steps x latency / stages ahead)
+    time  = launch + memory + items of the busiest multiprocessor, its start and end
 """
 
 from __future__ import annotations
@@ -34,11 +35,10 @@ from tvwarray._kernels.transposed.config import (
     FRAGMENT_SLOTS,
     FRAGMENT_VALUES,
     TransposedConfig,
-    block_columns,
     refusal_of,
     transposed_configs,
 )
-from tvwarray._kernels.transposed.pack import Order
+from tvwarray._kernels.transposed.pack import Order, shape_for
 from tvwarray._storage import TVWStorage
 
 BARRIER_CLOCKS: Final = 60.0
@@ -78,7 +78,7 @@ class TransposedChoice:
 
 def choose_transposed(order: Order, element: Element, n: int, device: Device) -> TransposedChoice:
     """Rank the configs for a product with `n` columns of Y."""
-    configs = transposed_configs(device.architecture, element)
+    configs = transposed_configs(device.architecture, element, order.range_shape)
     ranked = [TransposedCandidate(c, predict_transposed(c, order, n, device)) for c in configs]
     ranked.sort(key=lambda candidate: candidate.prediction.seconds)
     return TransposedChoice(tuple(ranked), order.nbytes)
@@ -91,7 +91,7 @@ def choose_transposed_for(storage: TVWStorage, n: int, device: Device) -> Transp
         return TransposedChoice(())
     if reason := refusal_of(form):
         return TransposedChoice((), refusal=reason)
-    order = Order.of_storage(storage, block_columns(device.architecture))
+    order = Order.of_storage(storage, shape_for(storage, device.architecture))
     return choose_transposed(order, form.element, n, device)
 
 
@@ -124,21 +124,22 @@ def predict_transposed(
 def _clocks(config: TransposedConfig, order: Order, device: Device) -> tuple[float, str]:
     """Return the clocks of all steps for one block's width of Y, and what takes most of them."""
     rates = RATES[generation(device.architecture)]
-    fragments, steps = order.fragments.astype(float), order.item_steps
-    rounds = np.ceil(fragments / config.warps_m)
+    fragments, slices = order.fragments.astype(float), order.item_slices
+    steps = order.item_steps
+    rounds = np.ceil(fragments / config.warps_m) * slices
     of_round = 2 * (config.warp_n // 8) * config.warps * rates.dense_clocks
-    values = 2 * FRAGMENT_VALUES * fragments
-    arriving = values + config.y_stage_bytes
-    read = values * (config.block_n // config.warp_n) + config.y_stage_bytes * config.warps_m
-    added = 8 * FRAGMENT_SLOTS * config.block_n * fragments / steps
+    values = 2 * FRAGMENT_VALUES * fragments * slices
+    of_y = config.y_stage_bytes / config.slices * slices
+    read = values * (config.block_n // config.warp_n) + of_y * config.warps_m
+    added = 8 * FRAGMENT_SLOTS * config.block_n * fragments
     paths = {
         "tensor cores": rounds * of_round,
-        "L2": arriving / rates.l2_bytes,
-        "shared memory": (arriving + read + added) / SHARED_CLOCK_BYTES,
+        "L2": (values + of_y) / rates.l2_bytes,
+        "shared memory": (values + of_y + read + added) / SHARED_CLOCK_BYTES,
     }
     feed = np.maximum(paths["L2"], paths["shared memory"])
-    busy = paths["tensor cores"] + EXPOSED_ALONE * feed + BARRIER_CLOCKS
-    waits = LATENCY_CLOCKS / (config.stages - 1)
-    totals = {name: float((path * steps).sum()) for name, path in paths.items()}
+    busy = paths["tensor cores"] + EXPOSED_ALONE * feed + BARRIER_CLOCKS * steps
+    waits = LATENCY_CLOCKS / (config.stages - 1) * steps
+    totals = {name: float(path.sum()) for name, path in paths.items()}
     limit = max(totals, key=lambda name: totals[name])
-    return float((np.maximum(busy, waits) * steps).sum()), limit
+    return float(np.maximum(busy, waits).sum()), limit

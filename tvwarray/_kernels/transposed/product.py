@@ -119,7 +119,7 @@ def _run(
     args = (
         operand.array, operand.pitch, np.int64(operand.batch),
         Result(z), *strides, np.int64(batch_stride(z)),
-        packed.values, packed.steps, packed.places, packed.rows,
+        packed.values, packed.headers, packed.places,
         work, int(work.shape[0]), cols, n, n_blocks, columns, strip, partials, arrived,
         *epilogue_arguments(xp, epilogue, dtype, z),
     )  # fmt: skip
