@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from tvwarray import _components, _convert, _describe, _frameworks
 from tvwarray._advice import warn_if_it_cannot_pay
+from tvwarray._convert import Form24
 from tvwarray._dtypes import value_dtype
 from tvwarray._layouts.find import LayoutName
 from tvwarray._layouts.tiles import TileRows
@@ -184,19 +185,48 @@ class TVWMatrix(Operations, sp.sparray):
         return cls.from_storage(made)
 
     @classmethod
-    def from_24(cls, values: Array, positions: Array, *, tile_rows: int = 1024) -> TVWMatrix:
-        """Take a 2:4-compressed matrix as it is.
+    def from_24(
+        cls,
+        values: Array,
+        positions: Array,
+        *,
+        form: Form24 = "positions",
+        tile_rows: int = 1024,
+    ) -> TVWMatrix:
+        """Take a 2:4-compressed matrix as it is, of any array library or framework.
 
         Parameters
         ----------
         values : array, shape (rows, cols // 2)
             Two values for each group of four columns.
-        positions : integer array, shape (rows, cols // 2)
-            Their places 0-3 in the group, ascending and distinct.
+        positions : array
+            Where they stand, in the form that `form` names.
+        form : {"positions", "cutlass", "bitmask"}
+            "positions": integers 0-3 of the shape of `values`, the place of each value in its
+            group, the two of a group ascending. "cutlass": int16 words of shape (rows, cols // 16),
+            int32 of (rows, cols // 32) beside int8 values, in the order of PyTorch's
+            ``SparseSemiStructuredTensorCUTLASS``. "bitmask": uint8 of shape
+            (rows, ceil(cols / 8)), lowest bit first, as compressed-tensors writes it.
         tile_rows : int
             The most rows of a tile, 16 to 1024; tall tiles store fewer column lists.
+
+        Raises
+        ------
+        FormatError
+            If a shape or dtype does not fit, or a group holds other than two values.
+
+        Examples
+        --------
+        >>> import numpy as np, tvwarray
+        >>> values = np.array([[1.0, 2.0, 3.0, 4.0]])
+        >>> tvwarray.TVWMatrix.from_24(values, np.array([[0, 3, 1, 2]])).toarray()
+        array([[1., 0., 0., 2., 0., 3., 4., 0.]])
+        >>> mask = np.array([[0b01101001]], np.uint8)
+        >>> tvwarray.TVWMatrix.from_24(values, mask, form="bitmask").toarray()
+        array([[1., 0., 0., 2., 0., 3., 4., 0.]])
         """
-        return cls.from_storage(_convert.from_24(values, positions, tile_rows=tile_rows))
+        values, positions = _frameworks.native(values), _frameworks.native(positions)
+        return cls.from_storage(_convert.from_24_form(values, positions, form, tile_rows))
 
     @classmethod
     def from_components(
@@ -314,15 +344,17 @@ class TVWMatrix(Operations, sp.sparray):
         """
         return to_cupyx(self._storage, self._transposed, format)
 
-    def to_24(self) -> tuple[Array, Array]:
+    def to_24(self, form: Form24 = "positions") -> tuple[Array, Array]:
         """Return the values and positions of a matrix that is 2:4; the inverse of `from_24`.
 
         Raises
         ------
         FormatError
-            If a group of four columns holds more than two values, or the matrix is transposed.
+            If a group of four columns holds more than two values, the matrix is transposed, or
+            its shape or dtype has no such form.
         """
-        return _convert.to_24(_components.untransposed(self._storage, self._transposed, "to_24"))
+        storage = _components.untransposed(self._storage, self._transposed, "to_24")
+        return _convert.to_24_form(storage, form)
 
     def asformat(self, format: str | None, copy: bool = False) -> Any:
         """Return the matrix as tvw, csr, csc, coo, bsr, dok, lil or dia, or dense as "array"."""

@@ -77,6 +77,17 @@ def test_every_layout_of_torch_is_taken(layout, dtype):
     assert torch.equal(tvt.to_tensor(A.toarray()), dense)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8])
+def test_semi_structured_tensors_come_in_as_they_are(dtype):
+    """Packed by PyTorch itself, as its semi-structured tensors hold values and metadata."""
+    from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
+
+    groups = np.random.default_rng(0).integers(1, 9, (64, 32, 4)) * [1, 0, -1, 0]
+    dense = torch.from_numpy(groups.reshape(64, 128)).to(dtype)
+    A = TVWMatrix.from_24(*sparse_semi_structured_from_dense_cutlass(dense), form="cutlass")
+    assert torch.equal(tvt.to_tensor(A.toarray()), dense)
+
+
 def test_triples_that_repeat_add_up():
     x = torch.sparse_coo_tensor([[1, 1], [2, 2]], [3.0, 4.0], (4, 4), check_invariants=True)
     assert TVWMatrix(x).toarray()[1, 2] == 7

@@ -12,6 +12,7 @@ What "without loss" means, the same for every form:
 from tvwarray._convert.compressed import from_24, from_bitmask, to_24, to_bitmask
 from tvwarray._convert.cutlass import from_cutlass, to_cutlass
 from tvwarray._convert.dense import from_dense, from_selection, to_dense
+from tvwarray._convert.forms import Form24, from_24_form, to_24_form
 from tvwarray._convert.sparse import (
     empty,
     from_coo,
@@ -23,8 +24,10 @@ from tvwarray._convert.sparse import (
 )
 
 __all__ = [
+    "Form24",
     "empty",
     "from_24",
+    "from_24_form",
     "from_bitmask",
     "from_coo",
     "from_cutlass",
@@ -33,6 +36,7 @@ __all__ = [
     "from_sparse",
     "remainder_csr",
     "to_24",
+    "to_24_form",
     "to_bitmask",
     "to_coo",
     "to_csr",

@@ -191,18 +191,6 @@ def global_selections(
     0.25
     >>> made["up"].sparsity > made["down"].sparsity
     True
-
-    Examples
-    --------
-    >>> import numpy as np, tvwarray
-    >>> from tvwarray import prune
-    >>> rng = np.random.default_rng(0)
-    >>> weights = {name: rng.standard_normal((256, 256)) for name in ("query", "key")}
-    >>> scores = {name: prune.magnitude(w) for name, w in weights.items()}
-    >>> chosen = prune.global_selections(scores, 0.75, tile_rows=64)
-    >>> matrices = {n: tvwarray.TVWMatrix.from_selection(w, chosen[n]) for n, w in weights.items()}
-    >>> sum(A.nnz for A in matrices.values()) / (2 * 256 * 256)
-    0.25
     """
     made = make_pattern(
         pattern,
