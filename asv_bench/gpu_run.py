@@ -27,8 +27,11 @@ import tvwarray
 
 SPARSITIES = (0.5, 0.75, 0.875, 0.95)
 SQUARES = ((1024,) * 3, (2048,) * 3, (4096,) * 3, (8192,) * 3, (16384, 8192, 8192))
-LAYERS = ((768, 3072), (3072, 768), (4096, 4096), (11008, 4096), (4096, 11008))
 BATCHES = (1, 16, 128, 512, 2048, 8192)
+LAYERS = {
+    (768, 3072): (*BATCHES[:-1], 4096, 8192), (3072, 768): (*BATCHES[:-1], 4096, 8192),
+    (4096, 4096): BATCHES, (11008, 4096): BATCHES, (4096, 11008): BATCHES,
+}  # fmt: skip
 
 FIELDS = ("part", "rows", "cols", "n", "sparsity", "what", "us", "dense_us", "speedup", "error")
 
@@ -64,6 +67,13 @@ class Table:
             print(f"  {what}: {type(e).__name__}: {str(e).splitlines()[0][:90]}", flush=True)
             torch.cuda.synchronize()
             return None
+        self.keep(part, size, sparsity, what, us, dense, error)
+        return us
+
+    def keep(
+        self, part: str, size: Any, sparsity: float, what: str, us: float, dense: float, error: Any
+    ) -> None:
+        """Write and print a row."""
         speedup = dense / us if dense else 1.0
         row = (part, *size, sparsity, what, round(us, 2), round(dense, 2), round(speedup, 3), error)
         self._writer.writerow(dict(zip(FIELDS, row, strict=True)))
@@ -74,21 +84,30 @@ class Table:
             f"{speedup:7.2f}x {error}",
             flush=True,
         )
-        return us
 
 
-def ours(problem: Problem) -> tuple[Callable[[], object], float]:
-    """Return our product into a fixed array, and its error over the bound; checked first."""
+def ours(problem: Problem, *, fused: bool = False) -> tuple[Callable[[], object], float]:
+    """Return our product into a fixed array, and its error over the bound; checked first.
+
+    With `fused`, a bias of zeros is added and relu applied before it is stored.
+    """
     x, A = as_cupy(problem.x), problem.A
     y = torch.empty(A.shape[0], problem.x.shape[1], dtype=problem.x.dtype, device="cuda")
     out = as_cupy(y)
+    by = None
+    if fused:
+        by = tvwarray.Epilogue(bias=cupy.zeros(A.shape[0], cupy.float32), activation="relu")
+
+    def run() -> object:
+        return tvwarray.matmul(A, x, out=out, backend="cuda", epilogue=by)
+
     y.fill_(float("nan"))
-    tvwarray.matmul(A, x, out=out, backend="cuda")
+    run()
     torch.cuda.synchronize()
-    error = problem.check(y)
+    error = problem.check(y, torch.relu if fused else None)
     if not error <= 1:
         raise AssertionError(f"the product is {error:.3g} times its error bound away")
-    return lambda: tvwarray.matmul(A, x, out=out, backend="cuda"), round(error, 3)
+    return run, round(error, 3)
 
 
 def dense_time(table: Table, part: str, size: Any, dtype: torch.dtype) -> float:
@@ -122,8 +141,7 @@ def squares(table: Table) -> None:
 
 def layers(table: Table) -> None:
     """Time the layers of encoders and of language models for few to many right-hand sides."""
-    for (rows, cols), n in ((layer, n) for layer in LAYERS for n in BATCHES):
-        size = (rows, cols, n)
+    for size in ((*layer, n) for layer, batches in LAYERS.items() for n in batches):
         dense = dense_time(table, "layer", size, torch.bfloat16)
         for sparsity, tile_rows in ((0.75, 128), (0.75, 256), (0.95, 128)):
             table.time("layer", size, sparsity, f"TVW {tile_rows}", dense, lambda s=sparsity,
@@ -149,22 +167,58 @@ def halves(table: Table) -> None:
                    lambda s=sparsity, z=size: ours(draw(*z, s, dtype="float16")))  # fmt: skip
 
 
+def breakdown(table: Table) -> None:
+    """Time a launch that does nothing, Y stored without a product, and a fused epilogue.
+
+    What lies between is the gather and the products, which overlap.
+    """
+    tiny = (64, 64, 8)
+    table.time("parts", tiny, 0.75, "launch", 0.0, lambda: ours(draw(*tiny, 0.75)))
+    for size in ((4096,) * 3, (8192,) * 3):
+        dense = dense_time(table, "parts", size, torch.bfloat16)
+        table.time("parts", size, 1.0, "zeros stored", dense,
+                   lambda z=size: ours(draw(*z, 1.0, tile_rows=256)))  # fmt: skip
+        for sparsity in (0.75, 0.95):
+            for fused in (False, True):
+                what = "TVW 256, bias and relu" if fused else "TVW 256"
+                table.time("parts", size, sparsity, what, dense, lambda z=size, s=sparsity,
+                           f=fused: ours(draw(*z, s, tile_rows=256), fused=f))  # fmt: skip
+
+
+def transposed(table: Table) -> None:
+    """Time ``A.T @ Y``, set against the dense product of that size."""
+    for size in ((4096,) * 3, (4096, 4096, 512)):
+        rows, cols, n = size
+        dense = dense_time(table, "A.T", (cols, rows, n), torch.bfloat16)
+        for sparsity in (0.75, 0.95):
+            table.time("A.T", (cols, rows, n), sparsity, "TVW 128, transposed", dense,
+                       lambda z=size, s=sparsity: ours(draw(*z, s).transposed()))  # fmt: skip
+
+
 def overhead(table: Table) -> None:
-    """Print what a call takes on the host."""
-    problem = draw(256, 256, 64, 0.75)
+    """Time what a call takes of the host, while the GPU runs behind."""
+    for size in ((256, 256, 64), (4096, 4096, 1), (1024, 1024, 512)):
+        dense = 0.0
+        for what, run in calls_of(draw(*size, 0.75)):
+            us = table.clock.host_us(run)
+            dense = dense or us
+            table.keep("host", size, 0.75, what, us, dense, "")
+
+
+def calls_of(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the ways to multiply, the dense product first."""
     x, A = as_cupy(problem.x), problem.A
     out = tvwarray.matmul(A, x)
-    dense, y = problem.dense, torch.empty(256, 64, dtype=torch.bfloat16, device="cuda")
-    for what, run in (
-        ("A @ X", lambda: A @ x),
-        ("matmul(A, X, out=out)", lambda: tvwarray.matmul(A, x, out=out)),
-        ("torch.matmul(out=)", lambda: torch.matmul(dense, problem.x, out=y)),
-    ):
-        print(f"overhead {what:24} {table.clock.host_us(run):6.1f} us a call", flush=True)
+    y = problem.dense @ problem.x
+    yield "torch.matmul(out=)", lambda: torch.matmul(problem.dense, problem.x, out=y)
+    yield "A @ X", lambda: A @ x
+    yield "matmul(A, X, out=)", lambda: tvwarray.matmul(A, x, out=out)
+    yield "A @ X of PyTorch", lambda: A @ problem.x
 
 
 PARTS = {
-    "overhead": overhead, "square": squares, "layer": layers, "skew": skewed, "float16": halves,
+    "overhead": overhead, "parts": breakdown, "square": squares, "layer": layers, "skew": skewed,
+    "float16": halves, "transposed": transposed,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,22 @@ class Problem:
     dense: torch.Tensor
     x: torch.Tensor
 
-    def check(self, y: torch.Tensor) -> float:
-        """Return the error of a product over its bound, which is c = 1 for float32 sums."""
+    def transposed(self) -> Problem:
+        """Return the problem of the transpose, for a right operand of as many columns."""
+        rows, n = self.dense.shape[0], self.x.shape[1]
+        y = torch.randn(rows, n, device="cuda").to(self.x.dtype)
+        return Problem(self.A.T, self.dense.T, y)
+
+    def check(
+        self, y: torch.Tensor, after: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> float:
+        """Return the error of a product over its bound, which is c = 1 for float32 sums.
+
+        `after` is what was done to it before it was stored: a function that spreads no error.
+        """
         a, x = self.dense.float(), self.x.float()
         exact, size = a @ x, a.abs() @ x.abs()
+        exact = exact if after is None else after(exact)
         unit = 2.0**-8 if y.dtype == torch.bfloat16 else 2.0**-11
         bound = 2 * self.A.shape[1] * 2.0**-24 * size + 1.01 * unit * exact.abs() + 1e-6
         return float(((y.float() - exact).abs() / bound).max())
@@ -61,7 +74,8 @@ def draw(
     tiles = -(-rows // tile_rows)
     mean = (1 - sparsity) * (2 if sparse else 1) * cols
     counts = mean * np.linspace(1, skew, tiles) / np.linspace(1, skew, tiles).mean()
-    counts = np.minimum(np.maximum(16, np.round(counts / 16) * 16), cols // 16 * 16).astype(int)
+    least = 16 if sparsity < 1 else 0
+    counts = np.minimum(np.maximum(least, np.round(counts / 16) * 16), cols // 16 * 16).astype(int)
     kind = DTYPES[dtype]
     dense = torch.zeros(rows, cols, dtype=kind, device="cuda")
     col_indices, data, meta = [], [], []
