@@ -206,3 +206,43 @@ def test_results_inside_a_graph_of_torch_live_as_long_as_it() -> None:
         graph.replay()
         torch.testing.assert_close(y, expected, rtol=0, atol=0)
         del junk
+
+
+def test_a_product_never_overwrites_the_tensor_it_reads() -> None:
+    """X and `out` are parts of one tensor that overlap: known by their storage."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    product = uniform(256, 256, 64, tile_rows=64, keep=0.5, dtype=FLOAT16, sparse=True)
+    expected = exact(product)[0].astype(np.float16)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    for shift in (0, 1, 128, 256):
+        whole = torch.zeros(512, 64, dtype=torch.float16, device="cuda")
+        x, out = whole[:256], whole[shift : shift + 256]
+        for _ in range(2):  # planned, and started again
+            x[...] = torch.from_dlpack(cupy.asarray(product.x))
+            with torch.no_grad():
+                tvwarray.matmul(A, x, out=out)
+            np.testing.assert_array_equal(out.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float8_e4m3fn", "int8"])
+def test_tensors_of_any_strides_are_shared(dtype: str) -> None:
+    """By their address on torch's stream, by DLPack elsewhere: the same array either way."""
+    torch = pytest.importorskip("torch")
+    import cupy
+
+    from tvwarray.torch import to_array, to_tensor
+
+    base = torch.arange(-60, 60, device="cuda").reshape(2, 3, 20).to(getattr(torch, dtype))
+    views = (base, base[1], base.mT, base[:, 1:, ::3], base[..., 5], base[:0], base[0, :, :1])
+    for view in (*views, base[0, 0].expand(4, 20)):
+        here = to_array(view)
+        with cupy.cuda.Stream(non_blocking=True):
+            there = to_array(view)
+        assert here.dtype == there.dtype
+        assert here.shape == tuple(view.shape)
+        same = here.astype(np.float32) == there.astype(np.float32)
+        assert bool(same.all())
+        assert view.numel() == 0 or here.data.ptr == view.data_ptr() == there.data.ptr
+        assert torch.equal(to_tensor(here).float(), view.float())

@@ -17,8 +17,9 @@ from tvwarray._epilogue import Epilogue
 from tvwarray._frameworks import native
 from tvwarray._frozen import frozen_pattern
 from tvwarray._operands import Operand, Stored
+from tvwarray.torch._cuda import on_current_stream
 from tvwarray.torch._products import Call, Fixed, Product, Trained, Weights
-from tvwarray.torch._tensors import check_tensor, on_current_stream, to_array, to_tensor
+from tvwarray.torch._tensors import check_tensor, to_array, to_tensor
 
 _ACTIVATIONS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "relu": functional.relu,

@@ -20,7 +20,8 @@ from tvwarray._frozen import FrozenPattern
 from tvwarray._kernels.streams import settled
 from tvwarray._operands import Stored
 from tvwarray._storage import TVWStorage
-from tvwarray.torch._tensors import on_current_stream, to_array, to_tensor
+from tvwarray.torch._cuda import on_current_stream
+from tvwarray.torch._tensors import to_array, to_tensor
 
 
 class Weights(Protocol):

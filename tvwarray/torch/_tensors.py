@@ -3,7 +3,7 @@
 ==================  ================================================================
 CPU tensors         ``Tensor.numpy`` and ``torch.from_numpy``
 bfloat16, float8    by the integers of their bits: NumPy's types are ml_dtypes'
-CUDA tensors        DLPack, to and from CuPy
+CUDA tensors        the address and DLPack, to and from CuPy; see `_cuda`
 negative strides    copied: torch has none, and ends the process on them in a capsule
 read-only arrays    copied: torch would write to them
 ==================  ================================================================
@@ -11,9 +11,6 @@ read-only arrays    copied: torch would write to them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 
 from tvwarray._namespace import Array
+from tvwarray.torch._cuda import shared
 
 _BITS: Final = {
     torch.bfloat16: (torch.int16, np.dtype(ml_dtypes.bfloat16)),
@@ -53,58 +51,13 @@ def to_array(x: torch.Tensor) -> Array:
     """
     check_tensor(x)
     x = x.detach().resolve_conj().resolve_neg()
+    if x.device.type == "cuda" and (array := shared(x)) is not None:
+        return array
     bits, dtype = _BITS.get(x.dtype, (None, None))
     if bits is not None:
         x = x.view(bits)
-    array: Array = x.numpy() if x.device.type == "cpu" else import_module("cupy").from_dlpack(x)
+    array = x.numpy() if x.device.type == "cpu" else import_module("cupy").from_dlpack(x)
     return array if dtype is None else array.view(dtype)
-
-
-@contextmanager
-def on_current_stream(x: torch.Tensor) -> Iterator[None]:
-    """Make torch's current stream on the device of `x` CuPy's, so that products run there.
-
-    There they need no events to wait for each other, which a graph that is captured would refuse.
-    A graph keeps what torch allocates for it, and nothing else: so results come from there.
-    """
-    if x.device.type != "cuda":
-        yield
-        return
-    cuda = import_module("cupy").cuda
-    captured = torch.cuda.is_current_stream_capturing()
-    memory = cuda.using_allocator(_torch_memory().malloc) if captured else nullcontext()
-    with _stream(torch.cuda.current_stream(x.device).cuda_stream), memory:
-        yield
-
-
-@cache
-def _stream(address: int) -> Any:
-    stream = import_module("cupy").cuda.Stream
-    return stream.from_external(_TorchStream(address)) if address else stream.null
-
-
-@cache
-def _torch_memory() -> Any:
-    cuda = import_module("cupy").cuda
-
-    def allocate(size: int, device: int) -> int:
-        stream = cuda.get_current_stream().ptr
-        return int(torch.cuda.caching_allocator_alloc(size, device, stream))
-
-    def release(address: int, device: int) -> None:
-        torch.cuda.caching_allocator_delete(address)
-
-    return cuda.PythonFunctionAllocator(allocate, release)
-
-
-class _TorchStream:
-    """A stream of torch in CUDA's protocol, which torch's own class has had since 2.8 only."""
-
-    def __init__(self, address: int) -> None:
-        self._address = address
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self._address
 
 
 def check_tensor(x: torch.Tensor) -> None:
