@@ -62,11 +62,79 @@ def layers(rows: list[dict[str, str]]) -> str:
     return table(["layer", "", *(f"n = {n}" for n in ns)], lines)
 
 
+def parts(rows: list[dict[str, str]]) -> str:
+    """Return where the time of a product goes."""
+    lines = [
+        ["x".join((r["rows"], r["cols"], r["n"])), _named(r), f"{float(r['us']):.1f}"]
+        for r in rows
+    ]  # fmt: skip
+    return table(["product", "", "us"], lines)
+
+
+def host(rows: list[dict[str, str]]) -> str:
+    """Return what calls take of the host."""
+    sizes = list(dict.fromkeys((r["rows"], r["cols"], r["n"]) for r in rows))
+    found = {(r["rows"], r["cols"], r["n"], r["what"]): float(r["us"]) for r in rows}
+    lines = [
+        [what, *(f"{found[(*size, what)]:.1f}" for size in sizes)]
+        for what in dict.fromkeys(r["what"] for r in rows)
+    ]
+    return table(["us", *("x".join(size) for size in sizes)], lines)
+
+
+def _named(row: dict[str, str]) -> str:
+    share = float(row["sparsity"])
+    return row["what"] if share in (0, 1) else f"{row['what']}, {100 * share:g} %"
+
+
+def goals(rows: list[dict[str, str]]) -> str:
+    """Return what was aimed at, and what was measured at 4096^3 and 8192^3."""
+    us = {(r["part"], r["rows"], r["n"], r["what"], r["sparsity"]): float(r["us"]) for r in rows}
+
+    def over(other: str, tvw: str, sparsity: str, of: str = "") -> list[str]:
+        """Return how often ours fits into the other's time, at both sizes."""
+        cells = []
+        for side in ("4096", "8192"):
+            theirs = us.get(("square", side, side, other, of or sparsity))
+            mine = us.get(("square", side, side, tvw, sparsity))
+            cells.append("-" if theirs is None or mine is None else f"{theirs / mine:.2f}")
+        return cells
+
+    lines = [
+        [f"over cuBLAS, {100 * float(s):g} %, {tvw}", aim, *over("cuBLAS", tvw, s, "0.0")]
+        for s, tvw, aim in (
+            ("0.5", "TVW 256", "1.6"), ("0.75", "TVW 128", "2.0"), ("0.75", "TVW 256", "2.5, 3.0"),
+            ("0.875", "TVW 256", "3.5, 5"), ("0.95", "TVW 256", "7, 10"),
+        )
+    ]  # fmt: skip
+    for other, aim in (("BSR 32", "5"), ("BSR 128", "1.8")):
+        each = [over(other, "TVW 256", s) for s in SPARSITIES]
+        both = [" / ".join(column) for column in zip(*each, strict=True)]
+        lines.append([f"over {other}, 50 / 75 / 87.5 / 95 %", aim, *both])
+    lines.append(["over CSR, 75 %", "100", *over("CSR", "TVW 256", "0.75")])
+    for shape in ("3072", "768"):
+        layer = ("layer", shape, "4096")
+        if (*layer, "cuBLAS", "0.0") in us:
+            best = min(us[(*layer, f"TVW {t}", "0.75")] for t in (128, 256))
+            cells = [f"{us[(*layer, 'cuBLAS', '0.0')] / best:.2f}", ""]
+            lines.append([f"over cuBLAS, BERT, {shape} rows, n = 4096, 75 %", "2.0", *cells])
+    one = [us[key] for t in (128, 256) if (key := ("layer", "4096", "1", f"TVW {t}", "0.75")) in us]
+    if one:
+        lines.append(["n = 1, 4096x4096, 75 %, us", "5", f"{min(one):.1f}", ""])
+    call = us.get(("host", "256", "64", "A @ X", "0.75"))
+    if call:
+        lines.append(["host time of `A @ X`, us", "15", f"{call:.1f}", ""])
+    return table(["", "goal", "4096^3", "8192^3"], lines)
+
+
 def main() -> None:
     """Print the tables."""
     rows = list(csv.DictReader(Path(sys.argv[1], "products.csv").read_text().splitlines()))
-    print(squares([r for r in rows if r["part"] == "square"]), end="\n\n")
-    print(layers([r for r in rows if r["part"] == "layer"]))
+    shown = {"square": squares, "layer": layers, "parts": parts, "host": host, "A.T": parts}
+    for part, show in shown.items():
+        if found := [r for r in rows if r["part"] == part]:
+            print(f"{part}\n\n{show(found)}\n")
+    print(f"goals\n\n{goals(rows)}")
 
 
 if __name__ == "__main__":
