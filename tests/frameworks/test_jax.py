@@ -356,15 +356,22 @@ def test_what_cannot_be_multiplied_says_why():
 
 
 @pytest.mark.gpu
-def test_gpu_arrays_go_by_dlpack():
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_gpu_arrays_go_by_dlpack(dtype):
     import cupy
 
-    x = jnp.ones((256, 64), jnp.float16)
+    x = jnp.ones((256, 64), dtype)
     if next(iter(x.devices())).platform == "cpu":
         pytest.skip("this JAX has no GPU")
     array = tvj.to_array(x)
     assert isinstance(array, cupy.ndarray)
-    A = tvwarray.sparsify(np.ones((256, 256), np.float16), 0.75).to_device(x)
-    assert (A @ x).devices() == x.devices()
+    assert array.data.ptr == x.unsafe_buffer_pointer()
+    back = tvj.to_jax_array(array)
+    assert back.unsafe_buffer_pointer() == array.data.ptr
+    A = tvwarray.sparsify(np.ones((256, 256), x.dtype), 0.75).to_device(x)
+    y = A @ x
+    assert y.devices() == x.devices()
+    assert y.dtype == x.dtype
+    np.testing.assert_array_equal(np.asarray(y, np.float32), 64)
     with pytest.raises(TypeError, match="traced products run on the host"):
         jax.jit(lambda x: A @ x)(x)
