@@ -245,3 +245,42 @@ def test_tensors_of_any_strides_are_shared(dtype: str) -> None:
         assert view.numel() == 0 or here.data.ptr == view.data_ptr() == there.data.ptr
         for array in (here, there):
             assert torch.equal(to_tensor(array).float(), view.float())
+
+
+def test_a_remainder_is_added_on_the_current_stream_and_in_no_graph() -> None:
+    """By cuSPARSE; nothing waits for the device, and its workspace would outlive no graph."""
+    import cupy
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    W = tvwarray.sparsify(rng.integers(-3, 4, (256, 512)).astype(np.float32), 0.75)
+    extra = sp.random_array((256, 512), density=0.02, rng=rng, dtype=np.float32)
+    extra.data[:] = rng.integers(-3, 4, extra.nnz)
+    A = W.with_remainder(sp.csr_array(extra)).astype(np.float16)
+    X = rng.integers(-2, 3, (512, 24)).astype(np.float16)
+    expected = A.toarray().astype(np.float64) @ X.astype(np.float64)
+    there, x = A.to_device(cupy.zeros(1)), cupy.asarray(X)
+    assert there.storage.remainder is not None
+    np.testing.assert_array_equal((there @ x).get(), expected.astype(np.float16))
+    cupy.cuda.Device().synchronize()
+    stream, gate = cupy.cuda.Stream(non_blocking=True), cupy.zeros(1 << 28, np.uint8)
+    with stream:
+        late = cupy.zeros((512, 24), np.float16)
+        for _ in range(20):
+            gate.fill(1)  # milliseconds, behind which X gets its values
+        late[...] = x
+        got = there @ late
+        done = cupy.cuda.Event()
+        done.record()
+        assert not done.done, "the product has waited for the device"
+        back = there.T @ got
+    stream.synchronize()
+    np.testing.assert_array_equal(got.get(), expected.astype(np.float16))
+    assert back.shape == (512, 24)
+    with stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(tvwarray.BackendError, match="cannot be captured"):
+                there @ late
+        finally:
+            stream.end_capture()

@@ -116,3 +116,16 @@ def test_pruned_matrices_have_nothing_beside():
     B = TVWMatrix.from_dense(A.toarray(), layout="hybrid")
     assert B.remainder is None
     assert B.nbytes <= A.nbytes
+
+
+def test_a_remainder_goes_into_no_graph(monkeypatch):
+    """On a GPU; what captures is only said here."""
+    from tvwarray._backends import csr
+
+    extra = sp.csr_array(([1.0], ([0], [3])), shape=(16, 16))
+    A = TVWMatrix(np.eye(16)).with_remainder(extra)
+    assert A.storage.remainder is not None
+    np.testing.assert_array_equal(tvwarray.matmul(A, np.eye(16), backend="array"), A.toarray())
+    monkeypatch.setattr(csr, "capturing", lambda x: True)
+    with pytest.raises(tvwarray.BackendError, match="cannot be captured in a CUDA graph"):
+        tvwarray.matmul(A, np.eye(16), backend="array")

@@ -328,11 +328,14 @@ def _multiply(
     remainder = A.storage.remainder
     if not remainder or backend.takes_remainder:
         return run(x, out, epilogue=epilogue)
+    csr.check_not_captured(x)
     # Both parts of the product are added up before anything else is done to it, in the type that
     # products are summed in.
     dtype = product_dtype(A.storage.dtype, dtype_of(x))
     product = run(x, epilogue=Epilogue(out_dtype=accumulate_dtype(dtype)))
-    csr.add_product(remainder, A.storage.shape, x, product, transposed=A.transposed)
+    summed = csr.summed_dtype(A.storage, x)
+    beside = _PACKS.get(A.storage, f"csr {summed}", lambda storage: csr.pack(storage, summed))
+    csr.add_product(beside, x, product, transposed=A.transposed)
     return finish(epilogue, product, dtype, out)
 
 
