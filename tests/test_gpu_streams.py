@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from kernel_problems import BFLOAT16, FLOAT16, Product, exact, uniform
 from test_gpu import ragged, to_gpu
+from test_transposed import exact as transposed_exact
 
 import tvwarray
 from tvwarray._kernels.launch import CupyLauncher
@@ -48,6 +49,26 @@ def test_a_first_product_can_be_captured(i: int) -> None:
         stream.synchronize()
     np.testing.assert_array_equal(out.get(), expected)
     np.testing.assert_array_equal((A @ x).get(), expected)
+
+
+def test_a_first_transposed_product_can_be_captured() -> None:
+    import cupy
+
+    product = ragged(FLOAT16, True, 64)
+    A = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage))
+    values = np.random.default_rng(0).integers(-3, 4, (A.shape[0], 64)).astype(np.float16)
+    y, out = cupy.asarray(values), cupy.zeros((A.shape[1], 64), np.float16)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        tvwarray.matmul(A.T, y, out=out)
+        graph = stream.end_capture()
+        expected = (A.T @ y).get()
+        graph.launch(stream)
+        stream.synchronize()
+    np.testing.assert_array_equal(out.get(), expected)
+    np.testing.assert_array_equal(expected, transposed_exact(product.storage, values)[0])
 
 
 @pytest.mark.parametrize("i", range(4))

@@ -93,7 +93,7 @@ def workload(tool: str) -> None:
                 run(_problem(dtype, sparse, n), config, fused=True)
     for config in transposed_configs(here, "float16"):
         storage, y = ragged(FLOAT16, 72)
-        packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.block_columns)
+        packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.range_shape)
         got = multiply_transposed(launcher, packed, cupy.asarray(y), config=config).get()
         report(config, np.array_equal(got, exact_transposed(storage, y)[0].astype(FLOAT16)))
     for name, precision in (("int8", "default"), ("float32", "highest"), ("float32", "tf32")):
