@@ -112,7 +112,7 @@ chosen = {
     label: prune.global_selections(scores, 0.75, pattern, scope="layer")
     for label, pattern in patterns.items()
 }
-prune.plot_score_kept(scores, chosen).set_title("kept of the magnitudes, 75 % pruned")
+prune.plot_score_kept(scores, chosen)
 
 # %%
 # The score is a forecast; the error is what counts. Just after pruning, and after training on for

@@ -69,7 +69,7 @@ def test_axes_have_the_matrix_size_and_names():
     ax = A.spy()
     assert ax.get_xlim() == (0, 200)
     assert ax.get_ylim() == (96, 0)
-    assert ax.get_title() == f"96 x 200 float64, {len(A.tiles)} tiles"
+    assert ax.get_title() == "96 x 200 float64, 1 tile"
     assert A.T.spy(ax, colorbar=False) is ax
     assert ax.get_xlim() == (0, 96)
     TVWMatrix((0, 5)).spy()

@@ -56,11 +56,13 @@ def spy(
     y, x = np.nonzero(beside)
     if x.size:
         step = np.array([max(cols, 1) / share.shape[1], max(rows, 1) / share.shape[0]])
-        ax.plot((x + 0.5) * step[0], (y + 0.5) * step[1], ",", color=_REMAINDER, label="remainder")
-        ax.legend(loc="upper right")
+        places = (x + 0.5) * step[0], (y + 0.5) * step[1]
+        ax.plot(*places, "s", ms=1.2, mew=0, color=_REMAINDER, label="remainder")
+        ax.legend(loc="upper right", markerscale=5)
     ax.set_xlabel("column")
     ax.set_ylabel("row")
-    ax.set_title(f"{rows} x {cols} {storage.dtype.name}, {storage.num_tiles} tiles")
+    tiles = "1 tile" if storage.num_tiles == 1 else f"{storage.num_tiles} tiles"
+    ax.set_title(f"{rows} x {cols} {storage.dtype.name}, {tiles}")
     if colorbar:
         ax.figure.colorbar(image, ax=ax, label="nonzeros of what the tiles keep")
     return ax

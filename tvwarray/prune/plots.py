@@ -97,7 +97,8 @@ def plot_score_kept(
         shares[f"{label}: {100 * score_kept(scores, chosen):.1f} %"] = kept
     ax = _bars(list(scores), shares, ax)
     ax.set_xlabel("score kept, %")
-    ax.legend(fontsize=8, loc="lower right")
+    columns = 4 if sum(map(len, shares)) < 80 else 2
+    ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False)
     return ax
 
 
@@ -109,7 +110,7 @@ def _bars(names: list[str], series: Mapping[str, list[float]], ax: Axes | None) 
     """Draw a group of horizontal bars for each name, the first on top."""
     if ax is None:
         pyplot, _ = matplotlib_modules()
-        height = max(2.0, 0.25 * len(names) * max(1, len(series)) + 1)
+        height = max(2.0, (0.12 + 0.13 * max(1, len(series))) * len(names) + 1)
         _, ax = pyplot.subplots(figsize=(7, min(height, 40)), layout="constrained")
     at, width = np.arange(len(names)), 0.8 / max(1, len(series))
     for i, (label, values) in enumerate(series.items()):
