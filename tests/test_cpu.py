@@ -31,6 +31,7 @@ from strategies import dtype, in_memory, random_values, seeds, special_values, s
 
 from tvwarray import TVWMatrix
 from tvwarray._backends.cpu import BACKEND
+from tvwarray._kernels.cpu import threads
 
 
 def test_the_extension_is_there_where_it_must_be():
@@ -102,6 +103,23 @@ def test_rows_that_only_look_contiguous_keep_their_places(isa, lanes, kind):
         x = random_values(rng, (16, n), np.dtype(kind))
         for order in "CF":
             assert_close(multiply(s, x, isa, order), a, x, 16)
+
+
+@isas
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "int8"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_in_row_order_are_those_of_whole_rows(isa, kind, count):
+    """Where tiles hold rows of a like, sums wait for their neighbours; no bit depends on that."""
+    rng = np.random.default_rng(count)
+    s = tvw_case(rng, 1300, 300, 208, kind=kind, tile_rows=100).storage
+    sums = np.dtype({"float64": "float64", "int8": "int32"}.get(kind, "float32"))
+    bias = random_values(rng, (1300,), sums)
+    for n in (20, 129, 400):
+        x = random_values(rng, (300, n), dtype(kind))
+        with threads.limit_threads(count):
+            wanted = multiply(s, x, isa, "C", bias=bias, activation="relu")
+            got = multiply(s, x, isa, "F", bias=bias, activation="relu")
+        np.testing.assert_array_equal(bits(got), bits(wanted))
 
 
 @isas

@@ -27,8 +27,12 @@ constexpr int64_t kWorthAThreadNs = 150'000;
 
 constexpr int64_t kSharedTurnBytes = int64_t(8) << 20;
 
+// Sums that wait to be stored in another order take at most so much: results of larger matrices go out
+// one by one.
+constexpr int64_t kUnorderedBytes = int64_t(64) << 20;
+
 // This thread's memory, kept from product to product: fresh pages cost more than the packing.
-thread_local Memory packed_x, block_work, slot_sums;
+thread_local Memory packed_x, block_work, slot_sums, unordered_sums;
 
 // The size of a cache, or what is usual where the system does not say.
 long cache_bytes([[maybe_unused]] int level) {
@@ -221,7 +225,12 @@ void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n,
     // X is packed and used in turns: alone, of what stays in the L2 cache in between; with others, of
     // more, since every turn ends with waiting for the slowest.
     const int64_t turn_bytes = threads == 1 ? l2_bytes() / 2 : kSharedTurnBytes;
-    const auto turn = size_t(std::max(int64_t(1), turn_bytes / std::max(int64_t(1), block_bytes)));
+    // Where a result's lines hold rows of A from all over the tiles, sums wait for their neighbours.
+    const int64_t sums_bytes = (int64_t(pack.outputs) + kMaxLanes) * kBlockVectors * isa_.vector_bytes;
+    const bool unordered = pack.scattered && out.row == size_of(out.type) && sums_bytes <= kUnorderedBytes;
+    int64_t blocks_held = turn_bytes / std::max(int64_t(1), block_bytes);
+    if (unordered) blocks_held = std::min({blocks_held, int64_t(threads), kUnorderedBytes / sums_bytes});
+    const auto turn = size_t(std::max(int64_t(1), blocks_held));
     for (size_t begin = 0; begin < all.size(); begin += turn) {
         const size_t count = std::min(turn, all.size() - begin);
         Block* blocks = all.data() + begin;
@@ -252,11 +261,20 @@ void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n,
 
         // Block by block: a block of X stays in the L2 cache or near it from run to run.
         const auto runs_count = int64_t(runs.size()) - 1;
+        char* held = unordered ? unordered_sums.at_least(count * size_t(sums_bytes)) : nullptr;
         for_each_task(threads, runs_count * int64_t(count), [&](int64_t task) {
-            const auto run = size_t(task % runs_count);
-            kernels_.run_block(view, &pack.tiles[size_t(runs[run])], runs[run + 1] - runs[run],
-                               blocks[task / runs_count], out, epilogue,
-                               block_work.at_least(panel_work_bytes(isa_, together)));
+            const auto run = size_t(task % runs_count), b = size_t(task / runs_count);
+            kernels_.run_block(view, &pack.tiles[size_t(runs[run])], runs[run + 1] - runs[run], blocks[b], out,
+                               epilogue, block_work.at_least(panel_work_bytes(isa_, together)),
+                               held ? held + b * size_t(sums_bytes) : nullptr);
+        });
+        if (!held) continue;
+        const int64_t pieces = (pack.outputs + kStoredRows - 1) / kStoredRows;
+        for_each_task(threads, pieces * int64_t(count), [&](int64_t task) {
+            const auto first = int(task % pieces) * kStoredRows;
+            const auto b = size_t(task / pieces);
+            kernels_.store_rows(held + b * size_t(sums_bytes), first, std::min(kStoredRows, pack.outputs - first),
+                                blocks[b], out, epilogue);
         });
     }
 }

@@ -11,7 +11,7 @@ namespace tvw {
 namespace {
 
 template <class T, class S> constexpr Kernels kernels_of() {
-    return {pack_block<T>,  run_block<T, S>, pack_pass<T>,      gather<T>,
+    return {pack_block<T>,   run_block<T, S>, store_rows<Sum<T, S>>, pack_pass<T>, gather<T>,
             run_pass<T, S>, run_back<T, S>,  finish_back<T, S>};
 }
 

@@ -13,14 +13,19 @@ constexpr int kMaxTileRows = 256;
 constexpr int kMaxPanelColumns = 255;
 constexpr int kBlockVectors = 8;  // a full block of right-hand sides
 constexpr int kMaxLanes = 16;     // rows a transposed square may reach past the last
+constexpr int kStoredRows = 512;  // of sums in row order that are stored at once
 
 // The kernels for values stored as S, where X is held as T: float64 for float64, float32 for the rest.
 struct Kernels {
     // X (columns k0 .. k1, the block's right-hand sides) -> packed rows of block.vectors vectors.
     void (*pack_block)(const Strided& x, int k0, int k1, const Block& block, char* packed);
     // Consecutive tiles against one block. `work` is this thread's scratch, panel_work_bytes() long.
+    // Where `all_sums` is not null, results stay there, each row's in its place among all rows.
     void (*run_block)(const PanelView& a, const Tile* tiles, int count, const Block& block,
-                      const Strided& out, const Epilogue& epilogue, char* work);
+                      const Strided& out, const Epilogue& epilogue, char* work, char* all_sums);
+    // Those of rows first .. first + count, at most kStoredRows, -> out, whose rows are contiguous.
+    void (*store_rows)(const char* all_sums, int first, int count, const Block& block, const Strided& out,
+                       const Epilogue& epilogue);
     // X (all columns, one pass's right-hand sides) -> [column][width]; false if not all finite.
     bool (*pack_pass)(const Strided& x, int columns, const Pass& pass, char* packed);
     // The tile's slots of a packed pass -> [group][width][4], zeros for padding.

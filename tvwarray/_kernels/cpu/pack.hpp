@@ -53,6 +53,7 @@ struct PanelPack {
     std::vector<Pair> pairs;
     Memory values, slots;
     int64_t products = 0;  // multiply-adds for one right-hand side
+    bool scattered = false;  // rows are in no order that results could be stored in
     Rest rest{};
     std::vector<int32_t> rest_indptr, rest_columns;  // of the transpose's remainder
     Memory rest_values;

@@ -168,10 +168,22 @@ TVW_INLINE void gather_panel(const Panel& p, const int32_t* columns, const Block
     memset(to, 0, V * kWidth);
 }
 
+// The sums of some rows of A: one behind the other, or each at its row's place among all rows.
+template <class Sum, int V> struct SumRows {
+    Sum* data;
+    const int32_t* places;  // or null
+
+    TVW_INLINE Sum* operator[](int i) const {
+        return data + int64_t(places ? places[i] : i) * (V * kLanes<Sum>);
+    }
+    TVW_INLINE SumRows from(int i) const {
+        return places ? SumRows{data, places + i} : SumRows{(*this)[i], nullptr};
+    }
+};
+
 template <class T, class S, int V>
 TVW_INLINE void tile_times_panel(const PanelView& a, const Panel& p, int rows, const char* panel,
-                                 Sum<T, S>* sums, Sum<T, S>* spare, bool add) {
-    constexpr int pitch = V * kLanes<T>;
+                                 SumRows<Sum<T, S>, V> sums, Sum<T, S>* spare, bool add) {
     T room[2 * (kMaxPanelColumns + 3) + kLanes<T>];
     auto values = static_cast<const S*>(a.values) + p.first_value;
     const uint16_t* slots = a.slots + p.first_slot;
@@ -179,8 +191,8 @@ TVW_INLINE void tile_times_panel(const PanelView& a, const Panel& p, int rows, c
     for (int i = 0; i < p.pairs; i++) {
         const Pair pair = pairs[i];
         const int n = 4 * (pair.shared + pair.single);
-        pair_times_panel<T, V>(pair, widened<T>(values, n, room), slots, panel, sums + pair.a * pitch,
-                               pair.b < rows ? sums + pair.b * pitch : spare, add);
+        pair_times_panel<T, V>(pair, widened<T>(values, n, room), slots, panel, sums[pair.a],
+                               pair.b < rows ? sums[pair.b] : spare, add);
         values += n;
         slots += 2 * pair.shared + 4 * pair.single;
     }
@@ -188,17 +200,17 @@ TVW_INLINE void tile_times_panel(const PanelView& a, const Panel& p, int rows, c
 
 // Sums += the entries beside the tiles, one row of X each.
 template <class T, int V, class Sum>
-void add_rest(const Rest& rest, const int32_t* rows, int count, const Block& b, Sum* sums) {
+void add_rest(const Rest& rest, const int32_t* rows, int count, const Block& b, SumRows<Sum, V> sums) {
     constexpr int L = kLanes<T>;
     auto values = static_cast<const T*>(rest.values);
-    for (int i = 0; i < count; i++, sums += V * L)
+    for (int i = 0; i < count; i++)
         for (int32_t e = rest.indptr[rows[i]]; e < rest.indptr[rows[i] + 1]; e++) {
             const char* x = b.x + int64_t(rest.columns[e]) * b.stride;
             const Vec<T> value = broadcast(values[e]);
 #pragma GCC unroll 8
             for (int v = 0; v < V; v++) {
                 const Vec<T> one = load<Vec<T>>(x + v * kWidth);
-                Sum* to = sums + v * L;
+                Sum* to = sums[i] + v * L;
                 if constexpr (std::is_same_v<T, Sum>) store(to, load<Vec<T>>(to) + value * one);
                 else
                     store(to, add_wrapping(load<Vec<Sum>>(to), __builtin_convertvector(value * one, Vec<Sum>)));
@@ -231,17 +243,19 @@ struct PanelOrder {
 
 template <class T, class S, int V>
 void run_block_of(const PanelView& a, const Tile* tiles, int count, const Block& block,
-                  const Strided& out, const Epilogue& epilogue, char* work) {
+                  const Strided& out, const Epilogue& epilogue, char* work, char* all_sums) {
     char* panel = work;
     using Sum = tvw::Sum<T, S>;
-    Sum* sums = reinterpret_cast<Sum*>(work + (kMaxPanelColumns + 1) * kBlockVectors * kWidth);
+    Sum* run = reinterpret_cast<Sum*>(work + (kMaxPanelColumns + 1) * kBlockVectors * kWidth);
     const int first = tiles[0].first_row, rows = tiles[count - 1].first_row + tiles[count - 1].rows - first;
-    const auto sums_of = [&](const Tile& t) { return sums + (t.first_row - first) * V * kLanes<T>; };
-    Sum* spare = sums + (rows + kMaxLanes) * V * kLanes<T>;
+    const SumRows<Sum, V> sums = all_sums ? SumRows<Sum, V>{reinterpret_cast<Sum*>(all_sums), a.rows + first}
+                                          : SumRows<Sum, V>{run, nullptr};
+    Sum* spare = run + (rows + kMaxLanes) * V * kLanes<T>;
     const int32_t* gathered = nullptr;
 
     for (int t = 0; t < count; t++)
-        if (tiles[t].panels == 0) memset(sums_of(tiles[t]), 0, size_t(tiles[t].rows) * V * kWidth);
+        for (int i = 0; tiles[t].panels == 0 && i < tiles[t].rows; i++)
+            memset(sums[tiles[t].first_row - first + i], 0, V * kWidth);
     for (PanelOrder at(tiles, count); !at.done(); at.next()) {
         const Tile& tile = tiles[at.tile];
         const Panel& p = a.panels[tile.first_panel + at.panel];
@@ -249,21 +263,22 @@ void run_block_of(const PanelView& a, const Tile* tiles, int count, const Block&
         const int32_t* columns = a.columns + p.first_column;
         if (columns != gathered) gather_panel<V>(p, columns, block, panel);
         gathered = columns;
-        tile_times_panel<T, S, V>(a, p, tile.rows, panel, sums_of(tile), spare, at.panel > 0);
+        tile_times_panel<T, S, V>(a, p, tile.rows, panel, sums.from(tile.first_row - first), spare, at.panel > 0);
     }
     if (a.rest.indptr) add_rest<T, V>(a.rest, a.rows + first, rows, block, sums);
-    if (out.row == size_of(out.type)) store_transposed<Sum>(sums, a.rows + first, rows, block, out, epilogue);
-    else store_straight<Sum>(sums, a.rows + first, rows, block, out, epilogue);
+    if (all_sums) return;
+    if (out.row == size_of(out.type)) store_transposed<Sum>(run, a.rows + first, rows, block, out, epilogue);
+    else store_straight<Sum>(run, a.rows + first, rows, block, out, epilogue);
 }
 
 template <class T, class S>
 void run_block(const PanelView& a, const Tile* tiles, int count, const Block& block, const Strided& out,
-               const Epilogue& epilogue, char* work) {
+               const Epilogue& epilogue, char* work, char* all_sums) {
     switch (block.vectors) {
-        case 8: return run_block_of<T, S, 8>(a, tiles, count, block, out, epilogue, work);
-        case 4: return run_block_of<T, S, 4>(a, tiles, count, block, out, epilogue, work);
-        case 2: return run_block_of<T, S, 2>(a, tiles, count, block, out, epilogue, work);
-        default: return run_block_of<T, S, 1>(a, tiles, count, block, out, epilogue, work);
+        case 8: return run_block_of<T, S, 8>(a, tiles, count, block, out, epilogue, work, all_sums);
+        case 4: return run_block_of<T, S, 4>(a, tiles, count, block, out, epilogue, work, all_sums);
+        case 2: return run_block_of<T, S, 2>(a, tiles, count, block, out, epilogue, work, all_sums);
+        default: return run_block_of<T, S, 1>(a, tiles, count, block, out, epilogue, work, all_sums);
     }
 }
 

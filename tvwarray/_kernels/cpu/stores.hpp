@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "activations.hpp"
+#include "isa.hpp"
 #include "simd.hpp"
 
 namespace tvw {
@@ -119,6 +120,18 @@ void store_transposed(const T* sums, const int32_t* rows, int count, const Block
             }
         }
     });
+}
+
+// The same for rows first .. first + count of all sums, which are in the order of rows.
+template <class T>
+void store_rows(const char* sums, int first, int count, const Block& block, const Strided& out,
+                const Epilogue& e) {
+    int32_t rows[kStoredRows];
+    for (int i = 0; i < count; i++) rows[i] = first + i;
+    // Asked for in order: squares would wait for every line of theirs.
+    const char* from = sums + int64_t(first) * block.vectors * kWidth;
+    for (int line = 0; line < count * block.vectors * kWidth; line += 64) __builtin_prefetch(from + line);
+    store_transposed<T>(reinterpret_cast<const T*>(from), rows, count, block, out, e);
 }
 
 // sums (rows, vectors * lanes) -> out, whose right-hand sides are contiguous.
