@@ -167,6 +167,15 @@ def halves(table: Table) -> None:
                    lambda s=sparsity, z=size: ours(draw(*z, s, dtype="float16")))  # fmt: skip
 
 
+def ceilings(table: Table) -> None:
+    """Time a copy of 2 GiB and a large dense product: whether the card is as it was."""
+    size = (32768, 32768, 1)
+    source = torch.randn(size[:2], device="cuda", dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    table.time("ceilings", size, 0.0, "copy", 0.0, lambda: (lambda: target.copy_(source), ""))
+    dense_time(table, "ceilings", (8192,) * 3, torch.bfloat16)
+
+
 def breakdown(table: Table) -> None:
     """Time a launch that does nothing, Y stored without a product, and a fused epilogue.
 
@@ -217,7 +226,7 @@ def calls_of(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 PARTS = {
-    "overhead": overhead, "parts": breakdown, "square": squares, "layer": layers, "skew": skewed,
+    "overhead": overhead, "ceilings": ceilings, "parts": breakdown, "square": squares, "layer": layers, "skew": skewed,
     "float16": halves, "transposed": transposed,
 }  # fmt: skip
 

@@ -62,6 +62,14 @@ def layers(rows: list[dict[str, str]]) -> str:
     return table(["layer", "", *(f"n = {n}" for n in ns)], lines)
 
 
+def ceilings(rows: list[dict[str, str]]) -> str:
+    """Return what a copy and a large dense product reach."""
+    us = {r["what"]: float(r["us"]) for r in rows}
+    copied = 2 * 2 * 32768**2 / us["copy"] / 1e6
+    rate = 2 * 8192**3 / us["cuBLAS"] / 1e6
+    return f"copy {copied:.2f} TB/s, read and written; cuBLAS at 8192^3 {rate:.0f} TFLOP/s"
+
+
 def parts(rows: list[dict[str, str]]) -> str:
     """Return where the time of a product goes."""
     lines = [
@@ -130,7 +138,14 @@ def goals(rows: list[dict[str, str]]) -> str:
 def main() -> None:
     """Print the tables."""
     rows = list(csv.DictReader(Path(sys.argv[1], "products.csv").read_text().splitlines()))
-    shown = {"square": squares, "layer": layers, "parts": parts, "host": host, "A.T": parts}
+    shown = {
+        "square": squares,
+        "layer": layers,
+        "ceilings": ceilings,
+        "parts": parts,
+        "host": host,
+        "A.T": parts,
+    }
     for part, show in shown.items():
         if found := [r for r in rows if r["part"] == part]:
             print(f"{part}\n\n{show(found)}\n")
