@@ -226,8 +226,8 @@ def calls_of(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 PARTS = {
-    "overhead": overhead, "ceilings": ceilings, "parts": breakdown, "square": squares, "layer": layers, "skew": skewed,
-    "float16": halves, "transposed": transposed,
+    "overhead": overhead, "ceilings": ceilings, "parts": breakdown, "square": squares,
+    "layer": layers, "skew": skewed, "float16": halves, "transposed": transposed,
 }  # fmt: skip
 
 
