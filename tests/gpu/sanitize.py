@@ -7,11 +7,15 @@ memcheck, racecheck, initcheck and synccheck run; the exit status is that of the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from tvwarray._kernels.compile import CompiledKernel, compile_kernel, shipped_sources
 
 HERE = Path(__file__).resolve().parent
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -29,8 +33,28 @@ def sanitizer() -> str:
     return found
 
 
-RINGS = 320
-"""Slots of the longest tile that is copied to Hopper's stages without using one of them twice."""
+def every_lane_tells(kernel: str) -> dict[str, str]:
+    """Return a Hopper kernel's sources, changed so that all lanes of a warp tell its barriers.
+
+    As shipped, one lane does so behind a warp barrier, and racecheck orders that lane alone: it
+    reports every second use of a stage, and says the same of two warps that share one word.
+    """
+    found = {}
+    for name, text in shipped_sources(kernel).items():
+        lines = [
+            re.sub(r"(config::gather_warps|multiply_warps)", r"32 * \1", line)
+            if "init_barrier(full" in line or "init_barrier(empty" in line
+            else line
+            for line in text.split("\n")
+        ]
+        told = re.sub(r"if \((lane|thread % 32) == 0\) arrive\(", "arrive(", "\n".join(lines))
+        told = told.replace(
+            "if (lane < config::cluster) arrive_remotely(map_to(barrier, lane));",
+            "for (int b = 0; b < config::cluster; ++b) arrive_remotely(map_to(barrier, b));",
+        )
+        if told != text:
+            found[name] = told
+    return found
 
 
 def workload(tool: str) -> None:
@@ -45,12 +69,11 @@ def workload(tool: str) -> None:
     from test_transposed import ragged
 
     from tvwarray import Epilogue
+    from tvwarray._kernels import product
     from tvwarray._kernels.config import few_config
     from tvwarray._kernels.elements import form_of, refusal
-    from tvwarray._kernels.hopper.config import HopperConfig
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
-    from tvwarray._kernels.product import multiply
     from tvwarray._kernels.select import configs_of
     from tvwarray._kernels.transposed.config import transposed_configs
     from tvwarray._kernels.transposed.pack import pack_transposed
@@ -65,28 +88,30 @@ def workload(tool: str) -> None:
         if not right:
             raise SystemExit(1)
 
-    def run(product: Product, config: Any, form: Any = None, fused: bool = False) -> None:
-        packed, x = pack(to_gpu(product.storage), form), cupy.asarray(product.x)
-        exactly = exact(product)[0]
+    def compiled(config: Any, target: str) -> CompiledKernel:
+        told = tool == "racecheck" and config.kernel.startswith("sm90")
+        return compile_kernel(config, target, every_lane_tells(config.kernel) if told else None)
+
+    def run(problem: Product, config: Any, form: Any = None, fused: bool = False) -> None:
+        packed, x = pack(to_gpu(problem.storage), form), cupy.asarray(problem.x)
+        exactly = exact(problem)[0]
         by: dict[str, Any] = {}
         if fused:
             bias = np.arange(len(exactly), dtype=np.float32)
             by = {"epilogue": Epilogue(bias=cupy.asarray(bias), activation="relu")}
             exactly = np.maximum(exactly + bias[:, None], 0)
-        got = multiply(launcher, packed, x, config=config, **by).get()
+        with patch.object(product, "_compiled", compiled):
+            got = product.multiply(launcher, packed, x, config=config, **by).get()
         right = np.array_equal(got, exactly.astype(got.dtype))
         report(f"{config} with an epilogue" if fused else config, right)
 
     for dtype in (FLOAT16, BFLOAT16):
         for sparse in (True, False):
+            problem = _problem(dtype, sparse, 72)
             for config in shipped(here, dtype, sparse):
-                # Where one lane tells a barrier for its warp, racecheck orders that lane alone:
-                # it reports every second use of a stage, and two warps that share one word.
-                once = tool == "racecheck" and isinstance(config, HopperConfig)
-                product = _problem(dtype, sparse, 72, RINGS if once else 1024)
-                run(product, config)
+                run(problem, config)
                 if dtype == FLOAT16 and sparse:
-                    run(product, config, fused=True)
+                    run(problem, config, fused=True)
             for n in (5, 64):
                 config = few_config(dtype.name, sparse, n)
                 run(_problem(dtype, sparse, n), config)
@@ -104,13 +129,13 @@ def workload(tool: str) -> None:
                 run(type_problem(kind, precision, True), config, form)
 
 
-def _problem(dtype: Any, sparse: bool, n: int, longest: int = 1024) -> Any:
-    """Return a ragged product; a long tile is shared out to several blocks."""
+def _problem(dtype: Any, sparse: bool, n: int) -> Any:
+    """Return a ragged product: its longest tile is several blocks, or fills a ring twice."""
     import numpy as np
     from kernel_problems import Product, draw_tiles, integers, storage_of
 
     rng = np.random.default_rng(1)
-    rows, tiles = draw_tiles(rng, [128, 5, 140, 33], [208, longest, 64, 0], 20, 300)
+    rows, tiles = draw_tiles(rng, [128, 5, 140, 33], [208, 1024, 64, 0], 20, 300)
     storage = storage_of((rows, 300), tiles, dtype, sparse, integers(rng), rng)
     return Product(storage, integers(rng)((300, n)).astype(dtype))
 

@@ -1,0 +1,34 @@
+"""What racecheck runs in place of the Hopper kernels computes the same: executed, without a GPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from interpreter_launcher import InterpreterLauncher
+from kernel_problems import FLOAT16, exact, uniform
+
+from tvwarray._kernels import product
+from tvwarray._kernels.compile import compile_kernel
+from tvwarray._kernels.hopper.config import hopper_configs
+from tvwarray._kernels.pack import pack
+
+sys.path.insert(0, str(Path(__file__).parent / "gpu"))
+from sanitize import every_lane_tells
+
+
+@pytest.mark.parametrize("config", hopper_configs("90", FLOAT16, True), ids=str)
+def test_barriers_that_every_lane_tells(monkeypatch, config):
+    """More steps than stages; with a count that is wrong the ring stands still."""
+    problem = uniform(64, 768, 16, tile_rows=64, keep=1.0, dtype=FLOAT16, sparse=True)
+    told = every_lane_tells(config.kernel)
+    text = "".join(told.values())
+    assert text.count("32 * ") >= 2
+    assert "== 0) arrive(" not in text
+    kernel = compile_kernel(config, "90", told)
+    monkeypatch.setattr(product, "_compiled", lambda *_: kernel)
+    packed = pack(problem.storage)
+    got = product.multiply(InterpreterLauncher("90"), packed, problem.x, config=config)
+    np.testing.assert_array_equal(got, exact(problem)[0].astype(np.float16))
