@@ -81,7 +81,9 @@ milliseconds = {label: 1e3 * median(times) for label, times in seconds.items()}
 best = milliseconds["tvwarray, fused"]
 
 fig, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
-bars = ax.barh(list(milliseconds), milliseconds.values(), color=["#1f5fa8", "#8a8f98", "#c3cad6"])
+bars = ax.barh(
+    list(milliseconds), list(milliseconds.values()), color=["#1f5fa8", "#8a8f98", "#c3cad6"]
+)
 ax.bar_label(bars, [f"{t:.2f} ms ({t / best:.1f})" for t in milliseconds.values()], padding=4)
 ax.invert_yaxis()
 ax.margins(x=0.3)

@@ -129,8 +129,8 @@ for label, selections in chosen.items():
 
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 at = np.arange(len(chosen))
-ax.barh(at - 0.2, before.values(), 0.4, label="just pruned", color="#a6bddb")
-ax.barh(at + 0.2, after.values(), 0.4, label="trained on", color="#1f5fa8")
+ax.barh(at - 0.2, list(before.values()), 0.4, label="just pruned", color="#a6bddb")
+ax.barh(at + 0.2, list(after.values()), 0.4, label="trained on", color="#1f5fa8")
 ax.axvline(error(trained), color="#1b1b1b", lw=1, label="dense")
 ax.set_yticks(at, chosen)
 ax.invert_yaxis()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tvwarray
@@ -41,6 +42,19 @@ def test_named_files_of_the_package_exist(path):
         r"`((?:tvwarray|asv_bench|tests|docs|examples)/[\w./-]+\.\w+)`", path.read_text()
     ):
         assert (TOP / name).exists(), f"{path.name}: {name}"
+
+
+def test_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    readme = (TOP / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    np.testing.assert_allclose(
+        names["y"], names["x"] @ names["A"].toarray().T, rtol=1e-4, atol=1e-3
+    )
+    assert (tvwarray.load("w.safetensors") != names["A"]).nnz == 0
+    assert "selected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", [tvwarray, tvwarray.prune], ids=lambda m: m.__name__)
