@@ -14,6 +14,7 @@ import tvwarray
 from tvwarray import Epilogue, TVWMatrix
 from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.launch import CupyLauncher
+from tvwarray._kernels.transpose import copy_to, rows_of
 from tvwarray._kernels.transposed.config import transposed_configs
 from tvwarray._kernels.transposed.pack import pack_transposed
 from tvwarray._kernels.transposed.product import multiply_transposed
@@ -34,7 +35,7 @@ def problem(dtype: Any, sparse: bool, values: Any, n: int = 200, seed: int = 0) 
     return storage, to_gpu(storage), y, cupy.asarray(y)
 
 
-@pytest.mark.parametrize("i", range(9))
+@pytest.mark.parametrize("i", range(12))
 @pytest.mark.parametrize("sparse", [True, False], ids=["2:4", "all"])
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
 def test_every_config_is_exact_on_integers(dtype: Any, sparse: bool, i: int) -> None:
@@ -121,3 +122,20 @@ def test_gradients_of_torch_go_through_it() -> None:
     np.testing.assert_array_equal(
         x.grad.cpu().numpy(), exact(storage, dy.T)[0].T.astype(np.float16)
     )
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("shape", [(4096, 1000), (37, 1031), (130, 16)])
+def test_transposed_copies(size: int, shape: tuple[int, int]) -> None:
+    import cupy
+
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (shape[0], shape[1] * size), dtype=np.uint8).view(f"u{size}")
+    x = cupy.asarray(raw).T
+    width = shape[0] + 3
+    got = to_host(rows_of(CupyLauncher(), x, width))
+    np.testing.assert_array_equal(got[:, : shape[0]], raw.T)
+    assert not got[:, shape[0] :].any()
+    out = cupy.zeros(shape[::-1], x.dtype, order="F")
+    copy_to(CupyLauncher(), cupy.ascontiguousarray(x), out)
+    np.testing.assert_array_equal(to_host(out), raw.T)

@@ -38,10 +38,10 @@ MUTANTS = {
         "            if (i + config::stages - 1", (RaceError, UninitialisedRead),
     ),
     "rows that fill up a step are read": Mutant(
-        SOURCE, "from >= 0 && in_n", "in_n", OutOfBounds
+        SOURCE, "from.row[i] >= 0 && in_n", "in_n", OutOfBounds
     ),
     "columns beyond n are read": Mutant(
-        SOURCE, "from >= 0 && in_n", "from >= 0",
+        SOURCE, "from.row[i] >= 0 && in_n", "from.row[i] >= 0",
         (OutOfBounds, UninitialisedRead, WrongResultError),
     ),
     "the header of another step": Mutant(

@@ -14,6 +14,7 @@ from tvwarray._kernels.config import ELEMENT_BYTES, Element
 from tvwarray._kernels.elements import FLOAT64, Form, bfloat16_parts
 from tvwarray._kernels.launch import Launcher
 from tvwarray._kernels.repeat import CHUNK, overlap
+from tvwarray._kernels.transpose import is_column_major, rows_of
 from tvwarray._namespace import Array, array_namespace, as_dtype, device_of
 
 OUTPUTS: Final[dict[DType, Element]] = {
@@ -90,9 +91,13 @@ def operand_of(launcher: Launcher, form: Form, x: Array) -> Operand:
     width = -(-n * size // CHUNK) * CHUNK // size
     lead = x.shape[:-1]
     if parts > 1:
+        if is_column_major(x):
+            x = rows_of(launcher, x, n)
         copy = xp.zeros((parts, *lead, width), dtype=xp.uint16, device=device_of(x))
         for part, bits in enumerate(bfloat16_parts(x, parts)):
             copy[part, ..., :n] = bits
+    elif is_column_major(x):
+        copy = rows_of(launcher, x, width)
     else:
         copy = xp.zeros((*lead, width), dtype=x.dtype, device=device_of(x))
         copy[..., :n] = x

@@ -16,6 +16,7 @@ import numpy as np
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.launch import Launcher, Result, Scratch
 from tvwarray._kernels.streams import capturing, settled
+from tvwarray._kernels.transpose import copy_to
 from tvwarray._namespace import Array, array_namespace, device_of
 
 CHUNK: Final = 16
@@ -56,7 +57,7 @@ class Launch:
         if capturing(x):  # a graph reads and writes copies of operands whenever it is replayed
             packed.memo.setdefault("captured", []).append((self.args, written))
         if written is not out:
-            out[...] = written
+            copy_to(launcher, written, out)
         elif read is x and key is not None:
             if sum(isinstance(kept, Repeated) for kept in packed.memo.values()) >= MOST_LAUNCHES:
                 forget_launches(packed)

@@ -101,14 +101,14 @@ constexpr int warps_m = warps / warps_n;
 constexpr int warp_fragments = ceil_div(config::fragments, warps_m);
 constexpr int warp_columns = config::warp_n / 8;
 
-constexpr int gather_rows = threads / y_chunks;  // of Y by one copy of all threads
-constexpr int gathers = step_rows / gather_rows;
+constexpr int gathers = step_rows * y_chunks / threads;  // rows of Y that a thread has a chunk of
 constexpr int value_copies = ceil_div(value_bytes, threads * chunk_bytes);
 
 static_assert(element_bytes == 2, "16-bit values");
 static_assert(warps_m * warps_n == warps, "warps tile the block");
 static_assert(warp_columns % 4 == 0, "two pairs of fragments are added at once");
-static_assert(gathers * gather_rows == step_rows, "all threads gather whole rows");
+static_assert(gathers * threads == step_rows * y_chunks, "all threads gather");
+static_assert(gathers == 1 || gathers % 2 == 0, "rows are read in pairs");
 
 // What a block computes: an entry of the work list, made by transposed/pack.py. The steps of a range
 // may be shared out to several blocks, the pieces.
@@ -180,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
 
     // ---- Copies into the ring ------------------------------------------------------------------
 
-    const int my_row = thread / y_chunks;
+    const int my_row = thread / y_chunks * gathers;  // the first of them
     const int my_chunk = thread % y_chunks;
     const bool in_n = block_n0 + my_chunk * chunk_elements < n;
     const char* const my_y = y + batch * y_batch + block_n0 * element_bytes + my_chunk * chunk_bytes;
@@ -198,14 +198,33 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
         return {static_cast<int>(head.word[0]), static_cast<int>(head.word[1]), sizes & 255,
                 sizes >> 8 & 255, sizes >> 16 != 0};
     };
+    struct Rows {
+        int row[gathers];
+    };
+    const auto read_rows = [&](Word header) {
+        const Word at = header + (4 + my_row) * sizeof(int);
+        Rows found;
+        if constexpr (gathers == 1) {
+            found.row[0] = static_cast<int>(load_shared(at));
+        } else {
+#pragma unroll
+            for (int i = 0; i < gathers; i += 2) {
+                const WordPair pair = load_shared_pair(at + i * sizeof(int));
+                found.row[i] = static_cast<int>(pair.low);
+                found.row[i + 1] = static_cast<int>(pair.high);
+            }
+        }
+        return found;
+    };
     const auto fetch = [&](Word stage, Word header) {
         const Step step = read_header(header);
+        const Rows from = read_rows(header);
 #pragma unroll
         for (int i = 0; i < gathers; ++i) {
-            const int row = i * gather_rows + my_row;
-            const int from = static_cast<int>(load_shared(header + (4 + row) * sizeof(int)));
+            const int row = my_row + i;
             copy_async(stage + row * y_row_bytes + swizzle(row, my_chunk, y_chunks) * chunk_bytes,
-                       my_y + static_cast<long long>(from) * y_pitch, from >= 0 && in_n);
+                       my_y + static_cast<long long>(from.row[i]) * y_pitch,
+                       from.row[i] >= 0 && in_n);
         }
         const char* const first = values + static_cast<long long>(step.block) * fragment_bytes;
 #pragma unroll

@@ -186,12 +186,14 @@ _Shapes = tuple[tuple[RangeShape, tuple[tuple[int, int, int], ...]], ...]
 _SHAPES: Final[dict[str, _Shapes]] = {
     # what the matrix is packed for, and for each width of blocks that of warps and the stages
     "80": (
+        (RangeShape(192, 4, 1), ((128, 64, 5), (128, 32, 5), (64, 32, 8))),
         (RangeShape(192, 8, 1), ((128, 64, 4), (128, 32, 4), (64, 32, 6))),
         (RangeShape(192, 12, 1), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
     ),
     "90": (
-        (RangeShape(256, 8, 2), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
-        (RangeShape(224, 8, 2), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+        (RangeShape(256, 4, 1), ((128, 64, 7), (128, 32, 7), (64, 32, 8))),
+        (RangeShape(240, 6, 1), ((128, 64, 7), (128, 32, 7), (64, 32, 8))),
+        (RangeShape(224, 8, 1), ((128, 64, 6), (128, 32, 6), (64, 32, 8))),
         (RangeShape(256, 16, 1), ((128, 32, 4), (64, 32, 5))),  # wider warps want more registers
     ),
     "89": ((RangeShape(128, 8, 1), ((128, 64, 2), (128, 32, 2), (64, 32, 4))),),
