@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -114,10 +114,9 @@ class CudaBackend:
             return reason
         if form.element == "tf32" and (crowded := self._crowded_pairs(storage)):
             return crowded_pairs(crowded)
-        with beside_capture(storage.data):  # counts come from the device
-            padded_rows = -(-storage.rows_of // BRICK_ROWS)
-            width = step_slots(form.element)
-            steps = -(-storage.slots_of // width)
+        rows, slots = _counts(storage)
+        padded_rows, width = -(-rows // BRICK_ROWS), step_slots(form.element)
+        steps = -(-slots // width)
         # The kernel counts slots, bricks and columns in 32 bits.
         if max(int(steps.sum()) * width, int((padded_rows * steps).sum())) > _INDEX_MAX // 2:
             return "has more than 2**30 slots or bricks"
@@ -179,11 +178,16 @@ class CudaBackend:
         return multiply(self.launcher, packed.of(precision), x, out, epilogue=epilogue)
 
 
+def _counts(storage: TVWStorage) -> tuple[Any, Any]:
+    """Return the rows and slots of each tile, int64 (tiles,), which come from the device."""
+    with beside_capture(storage.data):
+        return storage.rows_of.astype(np.int64), storage.slots_of.astype(np.int64)
+
+
 def _too_large_transposed(storage: TVWStorage) -> str:
-    with beside_capture(storage.data):  # counts come from the device
-        slices = -(-storage.rows_of.astype(np.int64) // SLICE_ROWS)
+    rows, slots = _counts(storage)
     # Every slot may be a fragment of its own, which the kernel counts in 32 bits.
-    if int((storage.slots_of * slices).sum()) > _INDEX_MAX // 8:
+    if int((slots * -(-rows // SLICE_ROWS)).sum()) > _INDEX_MAX // 8:
         return "has more than 2**28 slots, times a 32nd of their tiles' rows"
     return ""
 
