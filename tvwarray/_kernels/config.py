@@ -231,10 +231,13 @@ class KernelConfig:
         return text
 
 
-MOST_FEW: Final = 8
-"""Columns of X that `FewConfig` is chosen for: with more, adding up pieces takes longer on an H200
-than blocks of 32 columns do. It runs up to 64."""
+MOST_FEW: Final = 16
+"""Columns of X that `FewConfig` is chosen for: with 32, gathering X takes longer on an H200 than
+blocks of 32 columns take for everything. It runs up to 64."""
 
+
+FEW_PIECE_STEPS: Final = 64
+"""Of a piece of a tile at least: a block reads so many in the time that joining pieces takes."""
 
 FEW_WARPS: Final = 8
 """Warps of a block of ``sm80_tvw_few``, which take turns at the steps of its rows."""

@@ -22,9 +22,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tvwarray._dtypes import DType
-from tvwarray._kernels.balance import most_steps
+from tvwarray._kernels.balance import WORTH, lengths, most_steps, unevenness
 from tvwarray._kernels.config import (
     BRICK_ROWS,
+    FEW_PIECE_STEPS,
     KernelConfig,
     brick_meta_bytes,
     brick_value_bytes,
@@ -72,14 +73,14 @@ JOIN_SECONDS: Final = 6e-6
 """What tiles in pieces take more: clearing the counters, and sums that go through memory (H200,
 4096x4096 at 75 %, n = 16 to 512: 6 to 12 us)."""
 
-FEW_MEMORY_SHARE: Final = 0.8
-"""Of the memory's rate, what a kernel of short blocks reaches."""
-FEW_SECONDS: Final = 3e-6
-"""What ``sm80_tvw_few`` takes beside reading A: two or three trips to memory, and adding up."""
-FEW_BYTES: Final = 64.0
-"""Bytes a clock that one multiprocessor reads at most."""
-SECTOR_BYTES: Final = 32
-"""Of a row of X, at least so many are read from the L2 cache."""
+FEW_SECONDS: Final = 2e-6
+"""What ``sm80_tvw_few`` takes beside its steps: trips to memory, and adding up (H200)."""
+FEW_WAVE_SECONDS: Final = 1.2e-6
+"""Of it, what every round of blocks takes again."""
+FEW_STEP_CLOCKS: Final = 98.0
+"""What a step of a block takes that the bytes of others do not hide (H200, 1.3 to 75 MB)."""
+FEW_X_CLOCKS: Final = (45.0, 110.0)
+"""What it takes more with several columns: X by 16 bytes; by elements, or two times 16 bytes."""
 
 DENSE_SHARE: Final = 0.84
 """Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
@@ -154,24 +155,26 @@ def predict(config: KernelConfig, problem: Problem, device: Device) -> Predictio
 
 
 def predict_few(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
-    """Return the modelled time of a problem by ``sm80_tvw_few``: what reading A takes.
+    """Return the modelled time of a problem by ``sm80_tvw_few``.
 
-    Rows of X come from the L2 cache, for every block its own.
+    Blocks that run at once share the memory's rate, beside what each step takes by itself.
     """
-    rates = RATES[generation(device.architecture)]
-    blocks = -(-problem.bricks // (config.block_rows // BRICK_ROWS))
-    steps = int((blocks * problem.steps).sum())
-    row = max(2 * problem.n, SECTOR_BYTES)
-    gathered = steps * config.step_slots * row / (rates.l2_bytes * device.multiprocessors)
-    read = int(np.max(problem.steps, initial=0)) * config.a_stage_bytes / FEW_BYTES
-    memory = problem.nbytes / (FEW_MEMORY_SHARE * device.dram_rate)
-    parts = {
-        "launch": LAUNCH_SECONDS,
-        "memory": memory,
-        "blocks": max(max(gathered, read) / device.clock - memory, 0.0) + FEW_SECONDS,
-    }
-    limit = "memory" if parts["blocks"] == FEW_SECONDS else "L2" if gathered > read else "one tile"
-    return Prediction(sum(parts.values()), parts, limit)
+    whole = -(-problem.bricks // (config.block_rows // BRICK_ROWS))
+    count = int(whole.sum())
+    resident = min(config.min_blocks, max(1, ceil(count / device.multiprocessors)))
+    rounds = ceil(count / (resident * device.multiprocessors))
+    step_bytes = config.a_stage_bytes * resident
+    clocks = FEW_STEP_CLOCKS
+    if problem.n > 1:
+        clocks += FEW_X_CLOCKS[problem.n != config.block_n or problem.n > 8]
+    step = clocks / device.clock + step_bytes * device.multiprocessors / device.dram_rate
+    mean = float((whole * problem.steps).sum()) / max(1, count)
+    longest = float(np.max(problem.steps, initial=0))
+    steps = max(rounds * mean, min(longest, 2.0 * FEW_PIECE_STEPS)) * step
+    memory = min(problem.nbytes / device.dram_rate, steps)
+    rest = FEW_SECONDS + rounds * FEW_WAVE_SECONDS
+    parts = {"launch": LAUNCH_SECONDS, "memory": memory, "blocks": steps - memory + rest}
+    return Prediction(sum(parts.values()), parts, "memory" if memory > steps / 2 else "latency")
 
 
 def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device) -> float:
@@ -211,7 +214,8 @@ def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[flo
     tiles, height = (problem.bricks, problem.steps), config.block_rows // BRICK_ROWS
     limit_steps = most_steps(*tiles, columns, config, device.multiprocessors)
     pieces = np.maximum(1, -(-problem.steps // limit_steps)) if limit_steps else 1
-    blocks = -(-problem.bricks // height) * columns * pieces
+    whole = -(-problem.bricks // height) * columns
+    blocks = whole * pieces
     count = int(blocks.sum())
     if count == 0:
         return 0.0, "launch"
@@ -223,9 +227,13 @@ def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[flo
     steps = problem.steps / pieces
     mean = float((blocks * steps).sum()) / count * max(busy, latency / resident)
     longest = float(np.max(steps)) * max(busy, latency) + BLOCK_CLOCKS
-    together = busiest * (mean + BLOCK_CLOCKS / resident)
+    at_once = config.min_blocks * device.multiprocessors
+    uneven = unevenness(lengths(whole, problem.steps, limit_steps), at_once)
+    together = busiest * (mean * uneven + BLOCK_CLOCKS / resident)
     if longest > together:
         return longest, "one tile"
+    if uneven > WORTH:
+        return together, "one tile"
     return together, limit if busy > latency / resident else "latency"
 
 

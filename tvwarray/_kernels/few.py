@@ -8,17 +8,14 @@ it needs none: what differs from block to block is a multiple of its number.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tvwarray._kernels.config import BRICK_ROWS, FewConfig
+from tvwarray._kernels.config import BRICK_ROWS, FEW_PIECE_STEPS, FewConfig
 from tvwarray._kernels.pack import Tiles
 
 HostArray = np.ndarray[Any, Any]
-
-LEAST_STEPS: Final = 64
-"""Of a piece: a block reads so many in the time that joining pieces takes."""
 
 
 class Alike(NamedTuple):
@@ -37,7 +34,7 @@ def most_steps(tiles: Tiles, config: FewConfig, multiprocessors: int) -> int:
     """Return of how many steps a block may be at most, or 0 if no tile is to be cut."""
     cuts = -(-tiles.bricks // (config.block_rows // BRICK_ROWS))
     total = int((cuts * tiles.steps).sum())
-    limit = max(LEAST_STEPS, -(-total // (multiprocessors * config.min_blocks)))
+    limit = max(FEW_PIECE_STEPS, -(-total // (multiprocessors * config.min_blocks)))
     return limit if int(tiles.steps.max(initial=0)) > 2 * limit else 0
 
 

@@ -126,12 +126,12 @@ extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm
                     : -1;
     };
 
-    FragmentA a[ahead][bricks][k_steps][k_fragments];
+    FragmentA a[ahead][bricks][k_steps][k_fragments] = {};
     Word metadata[ahead][bricks];
     const auto load_values = [&](int step, int place) {
 #pragma unroll
         for (int m = 0; m < bricks; ++m) {
-            // Bricks beyond the tile's height are not stored: any values do, but not any metadata.
+            // Bricks beyond the tile's height stay zeros, with metadata that is valid.
             metadata[place][m] = 0x44444444;
             if (step >= block.steps || m >= block.bricks) continue;
             const long long brick = block.brick + static_cast<long long>(step) * block.stride + m;
