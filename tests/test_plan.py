@@ -18,6 +18,24 @@ def crowded():
     return TVWMatrix(np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32))
 
 
+def test_activations_are_transposed_first_where_that_is_needed() -> None:
+    """`order="F"`: its cost is in the plan, and kernels that need no copy rank before others."""
+    dense = np.random.default_rng(0).standard_normal((512, 1024))
+    a = tvwarray.sparsify(dense, 0.75).astype(np.float16)
+    for matrix, rows in ((a, 1024), (a.T, 512)):
+        plain = tvwarray.plan(matrix, 4096, device="H200")
+        turned = tvwarray.plan(matrix, 4096, device="H200", order="F")
+        cost = 3e-6 + 2 * rows * 4096 * 2 / 4.2e12
+        assert turned.gpu.seconds == pytest.approx(plain.gpu.seconds + cost)
+        assert f"(transpose {1e6 * cost:.3g}, launch" in str(turned)
+        assert "(transpose" not in str(plain)
+    few = tvwarray.plan(a, 8, device="H200", order="F")
+    assert few.gpu.choice.config.kernel == "sm80_tvw_few"
+    assert "(transpose" not in str(few).splitlines()[1]
+    with pytest.raises(ValueError, match="order is 'A'; it is 'C' or 'F'"):
+        tvwarray.plan(a, 8, order="A")
+
+
 def test_a_crowded_matrix_is_multiplied_dense_with_a_warning(crowded):
     x = np.random.default_rng(1).standard_normal((1024, 40), dtype=np.float32)
     a = crowded.toarray()

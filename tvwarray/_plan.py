@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tvwarray._backends import cuda
 from tvwarray._backends.dense import share_of_dense
@@ -91,7 +92,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
+def plan(
+    A: Operand, n: int = 1, *, device: str | None = None, order: Literal["C", "F"] = "C"
+) -> Plan:
     """Say what would run ``A @ X`` for `n` right-hand sides of the dtype of `A`.
 
     Parameters
@@ -102,6 +105,9 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
     device : str, optional
         A GPU to plan for, which need not be there: "A100", "H200", "RTX 4090", ..., or an
         architecture, "sm_90". By default, what would run here.
+    order : {"C", "F"}
+        Memory order of `X` on a GPU: "F" is that of ``x.T`` for activations `x` as frameworks hold
+        them, as in ``x @ A.T`` and `linear`, of which most kernels need a transposed copy.
 
     Returns
     -------
@@ -111,7 +117,7 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
     Raises
     ------
     ValueError
-        If `device` is not known; the message lists the names.
+        If `device` is not known, the message lists the names; or if `order` is not.
 
     Examples
     --------
@@ -123,6 +129,8 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
     >>> tvwarray.plan(half, 4096, device="A100").gpu.choice.config.kernel
     'sm80_tvw_gemm'
     """
+    if order not in ("C", "F"):
+        raise ValueError(f"order is {order!r}; it is 'C' or 'F'.")
     storage = A.storage
     selection, share, gpu = None, None, None
     if device is None:
@@ -131,9 +139,9 @@ def plan(A: Operand, n: int = 1, *, device: str | None = None) -> Plan:
         name = "" if selection.backend is None else selection.backend.name
         share = 1.0 if name == "dense" else share_of_dense(storage, name, n)
         if isinstance(selection.backend, cuda.CudaBackend):
-            gpu = _gpu_plan(A, n, selection.backend.launcher.device(x))
+            gpu = _gpu_plan(A, n, selection.backend.launcher.device(x), order)
     else:
-        gpu = _gpu_plan(A, n, named_device(device))
+        gpu = _gpu_plan(A, n, named_device(device), order)
     if gpu is not None and gpu.seconds is not None:
         share = gpu.seconds / gpu.dense_seconds
     return Plan(
@@ -152,12 +160,13 @@ def _entries(storage: TVWStorage) -> int:
     return int(storage.remainder.data.shape[0]) if storage.remainder else 0
 
 
-def _gpu_plan(A: Operand, n: int, device: Device) -> GpuPlan:
+def _gpu_plan(A: Operand, n: int, device: Device, order: str) -> GpuPlan:
     storage, size = A.storage, A.storage.dtype.itemsize
     beside = predict_remainder(_entries(storage), A.shape, n, size, device)
     dense = predict_dense(A.shape, n, size, device)
     choose = choose_transposed_for if A.transposed else choose_for
-    return GpuPlan(device, choose(storage, n, device), dense, beside)
+    choice = choose(storage, n, device, column_major=order == "F" and n > 1)
+    return GpuPlan(device, choice, dense, beside)
 
 
 def _operand(A: Operand, n: int) -> Array:

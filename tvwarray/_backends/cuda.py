@@ -26,6 +26,7 @@ from tvwarray._kernels.pack import PackedMatrix, crowded_pairs, pack
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.select import Choice
 from tvwarray._kernels.streams import beside_capture, settled
+from tvwarray._kernels.transpose import is_column_major
 from tvwarray._kernels.transposed.config import SLICE_ROWS, refusal_of
 from tvwarray._kernels.transposed.pack import TransposedMatrix, pack_transposed, shape_for
 from tvwarray._kernels.transposed.product import multiply_transposed
@@ -137,7 +138,8 @@ class CudaBackend:
 
     def plan(self, packed: CudaPacked, x: Array, precision: Precision = "default") -> Choice:
         """Return the kernels that could run ``A @ x``, best first, refused ones with the reason."""
-        return choose_config(packed.of(precision), int(x.shape[-1]), self.launcher.device(x))
+        n, device = int(x.shape[-1]), self.launcher.device(x)
+        return choose_config(packed.of(precision), n, device, column_major=is_column_major(x))
 
     def matmul(
         self,

@@ -134,6 +134,10 @@ class Prediction(NamedTuple):
     limit: str
     """What keeps the blocks busy: "tensor cores", "L2", "shared memory", "latency", "one tile"."""
 
+    def behind(self, name: str, seconds: float) -> Prediction:
+        """Return the same with something that is done first."""
+        return Prediction(self.seconds + seconds, {name: seconds, **self.parts}, self.limit)
+
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {1e6 * s:.3g}" for name, s in self.parts.items())
         return f"{1e6 * self.seconds:.3g} us ({parts}; limited by {self.limit})"
@@ -191,6 +195,11 @@ def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device)
     nbytes = (rows * cols + (rows + cols) * n) * itemsize
     share = DENSE_MEMORY_SHARE if n < DENSE_BLOCKS[-1][1] else 1.0
     return DENSE_LAUNCH_SECONDS + max(products, nbytes / (share * device.dram_rate))
+
+
+def predict_transpose(rows: int, n: int, itemsize: int, device: Device) -> float:
+    """Return the modelled seconds of bringing a column-major X, (rows, n), into rows."""
+    return LAUNCH_SECONDS + 2 * rows * n * itemsize / device.dram_rate
 
 
 def predict_remainder(

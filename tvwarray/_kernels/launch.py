@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import array_api_compat
 import numpy as np
 
+from tvwarray._dtypes import DType
 from tvwarray._kernels.bound import BoundLaunch
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.config import step_slots
-from tvwarray._kernels.cost import Problem
+from tvwarray._kernels.cost import Problem, predict_transpose
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.pack import PackedMatrix, Tiles
@@ -237,17 +238,31 @@ def problem_of(packed: PackedMatrix, n: int) -> Problem:
     )
 
 
-def choose_config(packed: PackedMatrix, n: int, device: Device) -> Choice:
-    """Rank the kernels for a product of `packed` with `n` columns; remembered with the matrix."""
+def choose_config(
+    packed: PackedMatrix, n: int, device: Device, *, column_major: bool = False
+) -> Choice:
+    """Rank the kernels for a product of `packed` with `n` columns; remembered with the matrix.
+
+    `column_major` says that X is, which most kernels have transposed first.
+    """
     key = (n, device)
     if key not in packed.memo:
         problem = problem_of(packed, n)
         packed.memo[key] = measured(choose(problem, device), problem, device)
     choice: Choice = packed.memo[key]
-    return choice
+    if not column_major:
+        return choice
+    known = packed.memo.get((key, "column-major"))
+    if known is None or known[0] is not choice:  # it goes when the kernels are measured
+        known = choice, _behind_transpose(choice, packed.shape, packed.dtype, n, device)
+        packed.memo[key, "column-major"] = known
+    ranked: Choice = known[1]
+    return ranked
 
 
-def choose_for(storage: TVWStorage, n: int, device: Device) -> Choice:
+def choose_for(
+    storage: TVWStorage, n: int, device: Device, *, column_major: bool = False
+) -> Choice:
     """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
     form = form_of(storage.dtype)
     if form is None:
@@ -255,4 +270,13 @@ def choose_for(storage: TVWStorage, n: int, device: Device) -> Choice:
     sparse = form.keeps_pattern(storage.vector is not None)
     tiles = Tiles.of_storage(storage, step_slots(form.element))
     problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form)
-    return measured(choose(problem, device), problem, device)
+    choice = measured(choose(problem, device), problem, device)
+    if not column_major:
+        return choice
+    return _behind_transpose(choice, storage.shape, storage.dtype, n, device)
+
+
+def _behind_transpose(
+    choice: Choice, shape: tuple[int, int], dtype: DType, n: int, device: Device
+) -> Choice:
+    return choice.behind_transpose(predict_transpose(shape[1], n, dtype.itemsize, device))

@@ -30,6 +30,7 @@ from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.repeat import Launch, overlap, place_of, scratch
+from tvwarray._kernels.transpose import is_column_major
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of
 
 _SUMS: Final = {"float32": np.float32, "int32": np.int32, "float64": np.float64}
@@ -110,7 +111,7 @@ def _run(
     if 0 in shape:
         return out
     device = launcher.device(x)
-    config = config or _best(packed, n, device, epilogue, dtype, x.ndim == 2)
+    config = config or _best(packed, x, device, epilogue, dtype)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, key)
     in_place = pitch_of(out) >= n and not overlap(x, out)
@@ -237,12 +238,13 @@ def _fits(
 
 
 def _best(
-    packed: PackedMatrix, n: int, device: Device, epilogue: Epilogue, dtype: DType, single: bool
+    packed: PackedMatrix, x: Array, device: Device, epilogue: Epilogue, dtype: DType
 ) -> KernelConfig | HopperConfig:
     """Return the config that ranks first, of those that do what is asked."""
-    choice = choose_config(packed, n, device)
+    n = int(x.shape[-1])
+    choice = choose_config(packed, n, device, column_major=is_column_major(x))
     for candidate in choice.candidates:
         config = candidate.config
-        if not candidate.refusal and _fits(config, packed, epilogue, dtype, single):
+        if not candidate.refusal and _fits(config, packed, epilogue, dtype, x.ndim == 2):
             return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")

@@ -108,6 +108,24 @@ class Choice:
         best = self.candidates[0] if self.candidates else None
         return best.config if best and not best.refusal else None
 
+    def behind_transpose(self, seconds: float) -> Choice:
+        """Return the ranking where X is column-major, and is transposed first in `seconds`.
+
+        Kernels for few columns read X in any order.
+        """
+
+        def later(candidate: Candidate) -> Candidate:
+            if candidate.prediction is None or isinstance(candidate.config, FewConfig):
+                return candidate
+            slower = candidate.measured and candidate.measured + seconds
+            predicted = candidate.prediction.behind("transpose", seconds)
+            return candidate._replace(prediction=predicted, measured=slower)
+
+        def rank(candidate: Candidate) -> tuple[bool, float, float]:
+            return bool(candidate.refusal), candidate.measured or inf, _seconds(candidate)
+
+        return Choice(tuple(sorted(map(later, self.candidates), key=rank)))
+
     def __str__(self) -> str:
         """Return a line for each candidate."""
         return "\n".join(map(str, self.candidates))

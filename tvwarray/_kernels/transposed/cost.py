@@ -11,7 +11,7 @@ of ``A @ X`` do; adding its sums up goes through shared memory as well::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -27,6 +27,7 @@ from tvwarray._kernels.cost import (
     RATES,
     SHARED_CLOCK_BYTES,
     Prediction,
+    predict_transpose,
 )
 from tvwarray._kernels.devices import Device, generation
 from tvwarray._kernels.elements import form_of
@@ -84,7 +85,9 @@ def choose_transposed(order: Order, element: Element, n: int, device: Device) ->
     return TransposedChoice(tuple(ranked), order.nbytes)
 
 
-def choose_transposed_for(storage: TVWStorage, n: int, device: Device) -> TransposedChoice:
+def choose_transposed_for(
+    storage: TVWStorage, n: int, device: Device, *, column_major: bool = False
+) -> TransposedChoice:
     """Rank the configs for a matrix that is not packed, and may lie anywhere."""
     form = form_of(storage.dtype)
     if form is None:
@@ -92,7 +95,13 @@ def choose_transposed_for(storage: TVWStorage, n: int, device: Device) -> Transp
     if reason := refusal_of(form):
         return TransposedChoice((), refusal=reason)
     order = Order.of_storage(storage, shape_for(storage, device.architecture))
-    return choose_transposed(order, form.element, n, device)
+    choice = choose_transposed(order, form.element, n, device)
+    if not column_major:
+        return choice
+    seconds = predict_transpose(storage.shape[0], n, storage.dtype.itemsize, device)
+    return replace(choice, candidates=tuple(
+        c._replace(prediction=c.prediction.behind("transpose", seconds)) for c in choice.candidates
+    ))  # fmt: skip
 
 
 def predict_transposed(
