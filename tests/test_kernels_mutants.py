@@ -236,18 +236,18 @@ def test_metadata_padded_with_zeros_is_caught(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_swapped_metadata_halves_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    split = pack._split_meta
-    monkeypatch.setattr(pack, "_split_meta", lambda raw, form: split(raw, form)[..., ::-1])
+    split = pack.split_meta
+    monkeypatch.setattr(pack, "split_meta", lambda raw, form: split(raw, form)[..., ::-1])
     with pytest.raises(WrongResultError):
         judge({}, case(), CONFIG, "forward")
 
 
 def test_exchanged_values_in_the_packer_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each exchange of two axes of equal length in a fragment."""
-    split = pack._split_values
+    split = pack.split_values
     for axis in (6, 7, 8):
         monkeypatch.setattr(
-            pack, "_split_values", lambda raw, form, a=axis: np.flip(split(raw, form), a)
+            pack, "split_values", lambda raw, form, a=axis: np.flip(split(raw, form), a)
         )
         with pytest.raises(WrongResultError):
             judge({}, case(), CONFIG, "forward")

@@ -18,7 +18,7 @@ from mutants import BankConflictError, WrongResultError, altered, raise_what_is_
 from ptx import InvalidMetadata, OutOfBounds, RaceError, UninitialisedRead
 
 from tvwarray import Epilogue
-from tvwarray._kernels import pack, product
+from tvwarray._kernels import bricks, pack, product
 from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.elements import Form
 from tvwarray._kernels.product import multiply
@@ -208,7 +208,7 @@ def test_mutant_is_caught(name: str) -> None:
 
 
 def test_slots_of_bytes_in_natural_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "BYTE_ROWS", np.arange(16))
+    monkeypatch.setattr(bricks, "BYTE_ROWS", np.arange(16))
     with pytest.raises(WrongResultError):
         judge({}, "int8", "forward")
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tvwarray._kernels.config import BRICK_ROWS, FEW_PIECE_STEPS, FewConfig
-from tvwarray._kernels.pack import Tiles
+from tvwarray._kernels.tiles import Tiles
 
 HostArray = np.ndarray[Any, Any]
 

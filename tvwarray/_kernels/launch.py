@@ -21,8 +21,9 @@ from tvwarray._kernels.config import step_slots
 from tvwarray._kernels.cost import Problem, predict_transpose
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.elements import form_of
-from tvwarray._kernels.pack import PackedMatrix, Tiles
+from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.select import Choice, choose
+from tvwarray._kernels.tiles import Tiles
 from tvwarray._kernels.tuned import measured
 from tvwarray._namespace import Array
 from tvwarray._storage import TVWStorage

@@ -27,10 +27,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from tvwarray._kernels.bricks import PADDING_META
 from tvwarray._kernels.config import BRICK_ROWS
 from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
-from tvwarray._kernels.pack import PADDING_META, PackedMatrix, Tiles
+from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.streams import settled
+from tvwarray._kernels.tiles import Tiles
 from tvwarray._namespace import Array, array_namespace, device_of, from_host
 from tvwarray._ragged import cumulate, runs
 
