@@ -53,6 +53,14 @@ def finite_elements(*sides: int) -> sp.csr_array:
     return clean(stencil_grid(stencil, sides, format="csr"))
 
 
+def rotated_diffusion(*sides: int) -> sp.csr_array:
+    """Return a 9-point stencil of diffusion that is strong in one direction, not an axis."""
+    from pyamg.gallery import diffusion_stencil_2d, stencil_grid
+
+    stencil = diffusion_stencil_2d(epsilon=0.01, theta=np.pi / 6, type="FE")
+    return clean(stencil_grid(stencil, sides, format="csr"))
+
+
 def elasticity(side: int) -> sp.csr_array:
     """Return plane linear elasticity on a square: blocks of two unknowns."""
     from pyamg.gallery import linear_elasticity

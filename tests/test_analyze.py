@@ -20,6 +20,8 @@ from strategies import KINDS, pattern, seeds, two_four_mask
 
 import tvwarray
 from tvwarray import FormatError, TVWMatrix, _advice, _analyze, analyze
+from tvwarray._costs.cpu import REFERENCE
+from tvwarray._costs.work import bsr_blocks, row_windows
 from tvwarray._kernels.devices import DEVICES
 from tvwarray._layouts.pattern import pattern_of_mask
 
@@ -116,11 +118,44 @@ def test_blocks(seed, side, rows, cols):
     rng = np.random.default_rng(seed)
     coarse = rng.random((rows, cols)) < 0.5
     keep = np.kron(coarse, np.ones((side, side))) > 0
-    best, count = _analyze.bsr_blocks(pattern_of_mask(keep))
+    best, count = bsr_blocks(pattern_of_mask(keep))
     if best > 1:
         assert count == sp.csr_array(keep).tobsr((best, best)).indices.size
     elif side >= 8:
         assert not coarse.any()
+
+
+def test_windows():
+    """Fetched rows of X: every entry alone, then distinct columns of so many rows."""
+    rng = np.random.default_rng(0)
+    keep = rng.random((700, 90)) < 0.05
+    keep[:, 7] = False
+    found = row_windows(pattern_of_mask(keep))
+    kept = keep[pattern_of_mask(keep).rows]
+    assert found[0].fetched == keep.sum()
+    assert found[-1].fetched == found[-1].footprint == keep.any(axis=0).sum()
+    for window, rows in zip(found[1:-1], (16, 64, 256), strict=True):
+        parts = [kept[i : i + rows] for i in range(0, len(kept), rows)]
+        assert window.fetched == sum(part.any(axis=0).sum() for part in parts)
+        assert window.footprint == window.fetched / len(parts)
+
+
+@pytest.mark.parametrize("way", ["tvw", "csr", "bsr", "dense"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex128"])
+def test_times_grow_with_the_work(way, dtype):
+    """Right-hand sides, rows and nonzeros take longer, the more there are of them."""
+    rng = np.random.default_rng(0)
+    works = []
+    for rows in (300, 1200, 4800):
+        a = sp.random_array((rows, rows), density=0.02, rng=rng, format="csr")
+        a = sp.csr_array(sp.kron(a, np.ones((2, 2)))) if way == "bsr" else a
+        made = TVWMatrix(a, dtype=dtype) if dtype == "float16" else a.astype(dtype)
+        works.append(analyze(made, device="H200").tiles[-1].work)
+    for n in (1, 2, 8, 16, 17, 100, 512):
+        seconds = [REFERENCE.seconds(way, w, n) for w in works]
+        assert 0 < seconds[0] < seconds[1] < seconds[2] < 10
+    few, many = (REFERENCE.seconds(way, works[2], n) for n in (4, 400))
+    assert few < many
 
 
 def test_devices():
@@ -184,7 +219,8 @@ def silent(monkeypatch):
 
 def test_a_matrix_that_cannot_pay_is_told_of_once(silent):
     rng = np.random.default_rng(0)
-    a = sp.random_array((30_000, 30_000), density=3e-4, rng=rng, format="csr")
+    shape = 60_000, 60_000
+    a = sp.random_array(shape, density=6.7e-5, rng=rng, format="csr", dtype=np.float32)
     with pytest.warns(tvwarray.EfficiencyWarning, match=r"analyze\(A\) has the figures") as caught:
         TVWMatrix(a)
     assert caught[0].filename == __file__

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import scipy.sparse as sp
 
-from tvwarray._costs.cpu import REFERENCE, Way, work_of
+from tvwarray._costs.cpu import REFERENCE, Way
+from tvwarray._costs.work import work_of
 from tvwarray._describe import csr_nbytes
 from tvwarray._dtypes import FLOAT32
 from tvwarray._storage import TVWStorage

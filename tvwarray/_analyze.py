@@ -18,8 +18,9 @@ import scipy.sparse as sp
 from tvwarray._advice import recommend
 from tvwarray._convert.sparse import canonical
 from tvwarray._costs.calibrate import this_machine
-from tvwarray._costs.cpu import PANEL_COLUMNS, WAYS, Machine, Way, Work
+from tvwarray._costs.cpu import WAYS, Machine, Way
 from tvwarray._costs.gpu import gpu_seconds
+from tvwarray._costs.work import Csr, Work, csr_work, tile_work
 from tvwarray._describe import bytes_text, time_text
 from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, NARROW_FLOATS, DType, value_dtype
 from tvwarray._errors import FormatError
@@ -31,17 +32,12 @@ from tvwarray._layouts.tiles import (
     OrderName,
     RowTiles,
     choose_tiles,
-    distinct_columns,
-    natural_tiles,
 )
 from tvwarray._namespace import dtype_of, nonzero_mask, to_host
 from tvwarray._storage import HostArray, Vector, check_header
 
 HEIGHTS: Final = (16, 32, 64, 128)
 """The heights of tiles that are analyzed."""
-
-BSR_SIDES: Final = (2, 3, 4, 8, 16, 32)
-"""The square blocks among which the best for BSR is sought."""
 
 _SAMPLE_TILES: Final = 64
 _SAMPLE_ENTRIES: Final = 1_000_000
@@ -222,7 +218,7 @@ def analyze(
 
     Notes
     -----
-    CPU times are those of one core. The first call measures this machine for a tenth of a second,
+    CPU times are those of one core. The first call measures this machine for a fifth of a second,
     and what was fitted on another one is scaled by it. Predictions were within 30 % of measured
     medians for 218 of 232 products of twenty matrices that nothing was fitted to: see
     ``docs/matrices.md``. Of GPUs, only the H200's TVW and dense times were compared with measured
@@ -242,16 +238,8 @@ def analyze(
     pattern, dtype = _pattern_of(A)
     check_header(pattern.shape, HEIGHTS[0], vector)
     narrow, _ = pattern.narrowed()
-    block, blocks = bsr_blocks(narrow)
-    near = int(natural_tiles(narrow, 64, None).needed.sum())
-    shared: dict[str, Any] = {
-        "shape": pattern.shape,
-        "blocks": blocks,
-        "block": block,
-        "near": near,
-    }
-    shared["uneven"] = int(np.count_nonzero(np.diff(narrow.held)))
-    tiles = tuple(_report(narrow, h, vector, dtype, shared) for h in HEIGHTS)
+    csr = csr_work(narrow)
+    tiles = tuple(_report(narrow, pattern.shape, h, vector, dtype, csr) for h in HEIGHTS)
     times = [_gpu_times(tiles, n, dtype, gpu, vector) for gpu in gpus]
     if device in (None, "cpu"):
         times.insert(0, _cpu_times(tiles, n, dtype, this_machine()))
@@ -266,8 +254,8 @@ def analyze(
         tiles=tiles,
         csr_nbytes=pattern.size * (value + 4) + 4 * (rows + 1),
         dense_nbytes=rows * cols * dtype.itemsize,
-        bsr_block=block,
-        bsr_cost=blocks * block**2 / max(1, rows * cols),
+        bsr_block=csr.block,
+        bsr_cost=csr.blocks * csr.block**2 / max(1, rows * cols),
         times=tuple(times),
     )
 
@@ -296,25 +284,13 @@ def _is_sparse(x: Any) -> bool:
     return sp.issparse(x)
 
 
-def bsr_blocks(pattern: Pattern) -> tuple[int, int]:
-    """Return the side of the square blocks that suit BSR best, and how many of them there are."""
-    best = 1, pattern.size
-    least = 3.0 * pattern.size
-    for side in BSR_SIDES:
-        if any(k % side for k in pattern.shape) or not pattern.size:
-            continue
-        coarse = pattern._replace(indices=pattern.indices // np.int32(side))
-        rows = np.arange(pattern.rows.size)
-        ends = np.flatnonzero(np.diff(pattern.rows // side)) + 1
-        begins = np.concatenate([[0], ends, [rows.size]]).astype(np.int64)
-        count = int(distinct_columns(coarse, rows, begins).sum())
-        if count * (side**2 + 6) < least:  # a block costs some six elements beside its own
-            best, least = (side, count), float(count * (side**2 + 6))
-    return best
-
-
 def _report(
-    pattern: Pattern, tile_rows: int, vector: Vector, dtype: DType, shared: dict[str, Any]
+    pattern: Pattern,
+    shape: tuple[int, int],
+    tile_rows: int,
+    vector: Vector,
+    dtype: DType,
+    csr: Csr,
 ) -> TileReport:
     pruned = pruned_tiles(pattern, tile_rows, vector)
     if pruned is not None:
@@ -334,19 +310,7 @@ def _report(
     stored = cells // 2 if vector else cells
     values = stored * dtype.itemsize + (cells // 8 if vector else 0)
     valid = float((slots.columns >= 0).sum()) / max(1, slots.columns.size)
-    work = Work(
-        shape=shared["shape"],
-        value_bytes=dtype.itemsize,
-        nnz=pattern.size,
-        rows=int(heights.sum()),
-        slots=round(widths.sum() * valid),
-        stored=stored,
-        visits=int((heights * np.ceil(widths * valid / PANEL_COLUMNS)).sum()),
-        near=shared["near"],
-        uneven=shared["uneven"],
-        blocks=shared["blocks"],
-        block=shared["block"],
-    )
+    work = tile_work(csr, shape, dtype.itemsize, pattern.size, heights, widths * valid, stored)
     return TileReport(
         tile_rows=tile_rows,
         row_order=tiles.order_name,

@@ -2,14 +2,18 @@
 
 For each kernel a few counts that its loops run over, and nanoseconds for each of them::
 
-    engine, many   nonzeros x n, fetched slots x n (dearer where X outgrows L2), rows x panels x n
+    engine, many   slots x n, fetched rows of X x n, visits of panels x n, results, tiles
     engine, few    bytes of the stream, stored values x n, slots x n, columns x n
-    CSR            nonzeros, nonzeros x n, rows x n (dearer where X outgrows L2)
+    CSR            nonzeros, nonzeros x n, fetched rows of X x n, rows x n
     BSR            blocks, their elements, elements x n, rows x n
     dense          elements, elements x n
 
+What is read from end to end costs more where a cache does not hold it (`_beyond`); of rows of X a
+cache holds those of some consecutive rows of A, and what it fetches anew is read off the distinct
+columns of such windows (`_fetched`).
+
 The nanoseconds were fitted to products of `asv_bench/predictions.py`, which also says how far off
-predictions are for matrices that were not fitted. `calibrated` scales them to the machine at hand.
+predictions are for matrices that were not fitted. `calibrate` scales them to the machine at hand.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from tvwarray._storage import TVWStorage
+from tvwarray._costs.work import Work
 
 FEW: Final = 16
 """Up to this many right-hand sides the engine reads A as one stream."""
@@ -29,70 +33,26 @@ FEW: Final = 16
 WIDEST_PASS: Final = 8
 """Right-hand sides that the stream serves at once."""
 
-VECTOR_BYTES: Final = 64
-BLOCK_BYTES: Final = 8 * VECTOR_BYTES
-PANEL_COLUMNS: Final = 64
+LINE_BYTES: Final = 64
+BLOCK_BYTES: Final = 8 * LINE_BYTES
 L1_BYTES: Final = 48 << 10
 L2_BYTES: Final = 2 << 20
-"""Of the processor the nanoseconds were measured on: a vector register, a row of X in a block, the
-columns of a panel, the caches."""
+L3_BYTES: Final = 80 << 20
+"""Of the processor the nanoseconds were measured on: a vector register or cache line, a row of X in
+a block, the caches; of the last one the part that one core had."""
 
-REUSED_BYTES: Final = 24 << 20
+GEMM_L3_BYTES: Final = 50 << 20
+"""The part of L3 that serves a dense product of few right-hand sides, which reads A in strips."""
+
+REUSED_BYTES: Final = 32 << 20
 """Larger results lie in pages that the system hands out anew for every product."""
+
+SMALL_GEMM: Final = 10**6
+"""Up to this many multiplications OpenBLAS multiplies without packing."""
 
 Way = Literal["tvw", "csr", "bsr", "dense"]
 
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
-
-
-class Work(NamedTuple):
-    """What there is to do for a matrix, whatever is multiplied with it."""
-
-    shape: tuple[int, int]
-    value_bytes: int
-    nnz: int
-    rows: int
-    """Rows in tiles."""
-    slots: int
-    """Slots of all tiles that are not padding."""
-    stored: int
-    """Values that tiles store, zeros included."""
-    visits: int
-    """Rows of each tile times the panels that its slots are cut into."""
-    near: int
-    """Distinct columns of every 64 consecutive rows, added up: rows of X that CSR fetches anew."""
-    uneven: int
-    """Rows with another number of nonzeros than the row before: a processor guesses their ends
-    wrong."""
-    blocks: int
-    """Blocks of the BSR form."""
-    block: int
-    """The side of those blocks."""
-
-
-def work_of(storage: TVWStorage) -> Work:
-    """Return the work of a storage.
-
-    Of its CSR form it is assumed that rows differ in length and that it fetches as many rows of X
-    as the tiles; BSR is left out.
-    """
-    valid = np.zeros(storage.num_tiles, np.int64)
-    tile = np.repeat(np.arange(storage.num_tiles), storage.slots_of)
-    valid += np.bincount(tile[storage.col_indices >= 0], minlength=storage.num_tiles)
-    cells = int((storage.rows_of * storage.slots_of).sum())
-    return Work(
-        shape=storage.shape,
-        value_bytes=storage.dtype.itemsize,
-        nnz=storage.nnz,
-        rows=int(storage.rows_of.sum()),
-        slots=int(valid.sum()),
-        stored=cells // 2 if storage.vector else cells,
-        visits=int((storage.rows_of * -(-valid // PANEL_COLUMNS)).sum()),
-        near=int(valid.sum()),
-        uneven=storage.shape[0],
-        blocks=0,
-        block=1,
-    )
 
 
 def counts(way: Way, work: Work, n: int) -> tuple[str, tuple[float, ...]]:
@@ -107,63 +67,139 @@ def _tvw(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
         passes = ceil(n / WIDEST_PASS)
         whole = WIDEST_PASS * (passes - 1)
         width = whole + (1 << (n - whole - 1).bit_length())  # the last pass: 1, 2, 4 or 8
-        stream = w.stored * (size + 0.25) * passes
-        far = stream * _streamed(stream)
+        stream = w.stored * (size + 0.25)
         return "tvw few", (
-            stream, far, w.stored * width, w.slots, w.slots * width, cols * width, rows, rows * n,
-        )  # fmt: skip
-    wide = ceil(n * size / VECTOR_BYTES) * VECTOR_BYTES / size
-    far = _beyond(cols * min(wide * size, BLOCK_BYTES), L2_BYTES)
+            stream * passes,
+            stream * passes * _beyond(stream, L2_BYTES),
+            w.stored * width,
+            w.slots,
+            w.slots * width,
+            *_gathered(w, width),
+            cols * width,
+            rows,
+            rows * n,
+            w.tiles,
+        )
+    wide = ceil(n * size / LINE_BYTES) * LINE_BYTES / size
+    blocks = ceil(wide * size / BLOCK_BYTES)
+    row_bytes = min(wide * size, BLOCK_BYTES)
+    near = _fetched(w, row_bytes, L2_BYTES, most=w.slots)
+    results, beyond, fresh = _results(rows * wide, size)
     return "tvw many", (
-        w.nnz, w.nnz * wide, w.slots, w.slots * wide, w.slots * wide * far, w.visits,
-        w.visits * wide, *_results(rows * wide, size),
-    )  # fmt: skip
+        w.nnz * wide,
+        w.slots * wide,
+        near.in_order * wide,
+        near.again * wide,
+        w.visits * blocks,
+        w.visits * wide,
+        results,
+        beyond,
+        beyond if blocks > 1 else 0.0,  # each block leaves a piece of a row
+        fresh,
+        w.tiles * blocks,
+    )
+
+
+def _gathered(w: Work, width: int) -> tuple[float, float]:
+    """Return the elements of X that slots take from beyond the L1 and the L2 cache."""
+    nbytes = w.shape[1] * width * w.value_bytes
+    near, far = (_beyond(nbytes, cache) for cache in (L1_BYTES, L2_BYTES))
+    return w.slots * width * near, w.slots * width * far
 
 
 def _csr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
-    (rows, cols), size = w.shape, w.value_bytes
-    x_bytes = cols * n * size
+    rows, size = w.shape[0], w.value_bytes
     if n == 1:
-        far = w.nnz * _streamed(w.nnz * (size + 4))
-        return "csr one", (w.nnz, w.near * _beyond(x_bytes, L1_BYTES), rows, w.uneven, far)
+        stream = w.nnz * (size + 4)
+        return "csr one", (
+            w.nnz,
+            w.nnz * _beyond(stream, L2_BYTES),
+            _fetched(w, LINE_BYTES, L1_BYTES).all,
+            w.nnz * _beyond(w.shape[1] * size, L2_BYTES // 4),
+            rows,
+            w.uneven,
+        )
+    row_bytes = n * size
+    near, far = (_fetched(w, row_bytes, cache) for cache in (L2_BYTES, L3_BYTES))
     return "csr many", (
-        w.nnz, w.nnz * n, w.near * n * _beyond(x_bytes, L2_BYTES),
-        w.nnz * n * _beyond(x_bytes, L2_BYTES), *_results(rows * n, size),
-    )  # fmt: skip
+        w.nnz,
+        w.nnz * n,
+        _fetched(w, row_bytes, L1_BYTES).all * n,
+        near.again,
+        near.again * n,
+        far.again * n,
+        rows,
+        *_results(rows * n, size),
+    )
 
 
 def _bsr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     elements = w.blocks * w.block**2
-    return "bsr one" if n == 1 else "bsr many", (
-        w.blocks, elements, elements * n, elements * n * (w.block % 2), w.blocks * w.block * n,
-        *_results(w.shape[0] * n, w.value_bytes),
-    )  # fmt: skip
+    if n == 1:
+        beyond = elements * _beyond(elements * w.value_bytes, L2_BYTES)
+        return "bsr one", (w.blocks, elements, beyond)
+    sides, odd = w.blocks * w.block, elements * n * (w.block % 2)
+    return "bsr many", (w.blocks, elements * n, odd, sides * n, w.shape[0] * n)
 
 
 def _dense(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     (rows, cols), size = w.shape, w.value_bytes
     elements = rows * cols
-    far = elements * _streamed(elements * size)
-    kernel = "dense one" if n == 1 else "dense few" if n <= FEW else "dense many"
-    return kernel, (elements, far, elements * n, cols * n, *_results(rows * n, size))
+    far, farther = (elements * _beyond(elements * size, cache) for cache in (L2_BYTES, L3_BYTES))
+    if n == 1:
+        return "dense one", (elements, far, farther, rows)
+    small = elements * n if elements * n <= SMALL_GEMM else 0
+    large = elements * n - small
+    if n <= FEW:
+        farther = elements * _beyond(elements * size, GEMM_L3_BYTES)
+        return "dense few", (small, large, far, farther, cols * n)
+    return "dense many", (elements, small, large, farther, cols * n)
 
 
-def _results(count: float, size: int) -> tuple[float, float]:
-    """Return how many results there are, and how many in fresh pages of memory."""
-    return count, count * _beyond(count * size, REUSED_BYTES)
+def _results(count: float, size: int) -> tuple[float, float, float]:
+    """Return how many results there are, how many beyond L2, and in fresh pages of memory."""
+    fresh = count * size >= REUSED_BYTES
+    return count, count * _beyond(count * size, L2_BYTES), count if fresh else 0.0
 
 
-def _streamed(nbytes: float) -> float:
+class _Fetched(NamedTuple):
+    """Rows of X that a cache does not hold when they are wanted."""
+
+    in_order: float
+    """For the first time, mostly one after another, so that a processor sees them coming."""
+    again: float
+    """Because others have driven them out."""
+
+    @property
+    def all(self) -> float:
+        return self.in_order + self.again
+
+
+def _fetched(w: Work, row_bytes: float, cache: int, most: float = np.inf) -> _Fetched:
+    """Return how many rows of X are fetched past a cache, at most `most`.
+
+    Half of the cache holds rows of X: those of so many consecutive rows of A that their distinct
+    columns fit. Between the windows that were counted the logarithms are interpolated.
+    """
+    distinct = w.windows[-1].fetched
+    beyond = _beyond(distinct * row_bytes, cache)
+    if not beyond:
+        return _Fetched(0.0, 0.0)
+    held = max(1.0, cache / 2 / row_bytes)
+    footprints, fetched = np.log(np.maximum(w.windows, 1e-9)).T
+    rows = float(np.exp(np.interp(np.log(held), np.maximum.accumulate(footprints), fetched)))
+    rows = min(most, rows * beyond)
+    first = min(rows, distinct * beyond)
+    return _Fetched(first, rows - first)
+
+
+def _beyond(nbytes: float, cache: int) -> float:
     """Return the part of some bytes, read from end to end in each product, that comes from afar.
 
-    What exceeds a cache drives out all of it before it is read again.
+    What exceeds a cache drives out all of it before it is read again, other data and imperfect
+    replacement some of it before that: measured, from 0.8 to 1.6 times the cache.
     """
-    return min(1.0, max(0.0, 2 * nbytes / L2_BYTES - 1))
-
-
-def _beyond(nbytes: float, cache: float) -> float:
-    """Return the part of some bytes that a cache does not hold."""
-    return max(0.0, 1 - cache / max(1.0, nbytes))
+    return min(1.0, max(0.0, (nbytes / cache - 0.8) / 0.8))
 
 
 _COUNTS: Final[dict[Way, Callable[[Work, int], tuple[str, tuple[float, ...]]]]] = {
@@ -195,24 +231,75 @@ class Machine:
 
 
 _NANOSECONDS: Final = {
-    "bsr many 32": (3.872e04, 0, 0, 0.352, 0.4095, 0.02137, 0.2283, 0),
-    "bsr many 64": (6.597e04, 1.111, 0.1349, 0.2817, 0.07126, 0.4161, 0, 3.047),
-    "bsr one 32": (5054, 0, 0.2294, 0, 0.2131, 0.8087, 0, 0),
-    "bsr one 64": (4.637e04, 0, 0.3405, 0, 0, 0, 0, 0),
-    "csr many 32": (2857, 1.2, 0.09839, 0.1471, 0, 0, 1.188),
-    "csr many 64": (3086, 0.9805, 0.1931, 0.3124, 0.0112, 0.06458, 2.012),
-    "csr one 32": (1919, 0.3706, 0.07736, 0.2677, 6.159, 0.1436),
-    "csr one 64": (1824, 0.4194, 0.143, 0.0683, 6.869, 0.1251),
-    "dense few 32": (386, 0, 0.2174, 0.01726, 0, 0, 0),
-    "dense few 64": (507.5, 0, 0.6243, 0.02732, 0, 0, 0),
-    "dense many 32": (1763, 0.09363, 0.1917, 0.01051, 0, 0, 0),
-    "dense many 64": (3759, 0.1858, 1.037, 0.02327, 0.03134, 0, 0),
-    "dense one 32": (549.6, 0, 0.1049, 0.0378, 0, 0, 0),
-    "dense one 64": (899.4, 0, 0.2159, 0.07839, 0, 0, 0),
-    "tvw few 32": (9113, 0.01035, 0.02438, 0.007513, 0.8061, 0, 1.872, 0.734, 0.8198),
-    "tvw few 64": (8617, 0.01842, 0.02244, 0.01562, 0.5303, 0, 3.715, 2.113, 0),
-    "tvw many 32": (5316, 0.1649, 0.01236, 0, 0.1518, 0.1722, 0, 0.0543, 0.1244, 2.78),
-    "tvw many 64": (1486, 0, 0.03041, 0, 0.4124, 0.06607, 0, 0.05235, 0.3575, 5.996),
+    "bsr many 32": (5168, 1.614, 0.2677, 0.2402, 0.6596, 0.8179),
+    "bsr many 64": (5196, 3.7, 0.3179, 0.09538, 0.2861, 0),
+    "bsr one 32": (2697, 3.434, 0.1979, 0.0463),
+    "bsr one 64": (2446, 2.649, 0.2265, 0.08951),
+    "csr many 32": (2365, 1.243, 0.06938, 0.03191, 1.274, 0.09932, 0, 0, 0.1737, 0.1009, 0.7128),
+    "csr many 64": (
+        2639,
+        0.9551,
+        0.1396,
+        0.04424,
+        9.675,
+        0.1142,
+        3.865,
+        5.375,
+        0.2787,
+        0.2378,
+        1.427,
+    ),
+    "csr one 32": (1847, 0.3561, 0.1382, 0.05087, 0, 0.5054, 4.982),
+    "csr one 64": (1951, 0.3699, 0.1021, 0.09068, 0, 0.6502, 4.863),
+    "dense few 32": (917.1, 0.01651, 0.03055, 0.07729, 0.09952, 0),
+    "dense few 64": (737.2, 0.02499, 0.05901, 0.194, 0.5183, 0.3978),
+    "dense many 32": (705.6, 0.2057, 0.007274, 0.0105, 0, 0.04589),
+    "dense many 64": (690.4, 0.6294, 0.01566, 0.02434, 0.7775, 0.05884),
+    "dense one 32": (496.9, 0.03707, 0.09982, 0, 1.142),
+    "dense one 64": (434.1, 0.07739, 0.196, 0.203, 1.44),
+    "tvw few 32": (
+        8427,
+        0.01054,
+        0.02501,
+        0.00632,
+        0.7684,
+        0.003021,
+        0,
+        0,
+        1.841,
+        0,
+        0.9889,
+        4.618,
+    ),
+    "tvw few 64": (7662, 0.01173, 0.0269, 0.009874, 0.3839, 0.08492, 0, 0, 0.2661, 3.507, 3.912, 0),
+    "tvw many 32": (
+        7092,
+        0.01114,
+        0.1036,
+        0,
+        0.1147,
+        0,
+        0.0576,
+        0.1341,
+        0.1918,
+        0.2931,
+        1.079,
+        32.14,
+    ),
+    "tvw many 64": (
+        7731,
+        0.02249,
+        0.1964,
+        0.4419,
+        0.2306,
+        11.84,
+        2.119e-08,
+        0.1361,
+        0.1113,
+        0.8217,
+        1.772,
+        2.281,
+    ),
 }
 """For 1, and for each count of a kernel."""
 

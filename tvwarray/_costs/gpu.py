@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from tvwarray._costs.cpu import Way, Work
+from tvwarray._costs.cpu import Way
+from tvwarray._costs.work import Work
 from tvwarray._dtypes import DType
 from tvwarray._kernels.config import BRICK_ROWS, STEP_SLOTS
 from tvwarray._kernels.cost import DENSE_SHARE, LAUNCH_SECONDS, RATES, Problem, predict_dense
