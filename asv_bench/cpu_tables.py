@@ -1,0 +1,139 @@
+"""The tables of docs/cpu.md: products of one CPU thread, in pairs with others.
+
+    python asv_bench/cpu_tables.py [dense] [transposed] [types] [csr]
+
+All four take some minutes; `tvwarray bench --cpu` has PyTorch and two threads. Tiles hold 128
+consecutive rows, data are random, and every product is checked before it is timed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import tvwarray
+from tvwarray._cli.machine import machine_line, threads
+from tvwarray._cli.measure import measure
+from tvwarray._dtypes import value_dtype
+
+SPARSITIES = (0.5, 0.75, 0.875, 0.95)
+LAYERS = ((1, 4096, 4096), (8, 4096, 4096), (128, 768, 3072), (512, 1024, 4096), (1024, 4096, 4096))
+"""M, K, N: right-hand sides, columns and rows of A."""
+BUDGET = 0.6
+
+Ways = dict[str, Callable[[], np.ndarray]]
+
+
+def operands(m, k, n, sparsity, dtype, vector=(2, 4)):
+    """Return A of shape (n, k) and row-major x of shape (m, k)."""
+    rng = np.random.default_rng(0)
+    pattern = "tvw" if vector else "tw"
+    W, x = rng.uniform(0.5, 1.5, (n, k)), rng.uniform(-1, 1, (m, k))
+    if dtype.kind == "i":
+        W, x = np.round(4 * W), np.round(8 * x)
+    options = {"permute": False} if vector else {}
+    A = tvwarray.sparsify(W.astype(dtype), sparsity, pattern=pattern, group_rows=False, **options)
+    return A, x.astype(dtype)
+
+
+def ratios(ways: Ways) -> list[float]:
+    """Return how many times longer the others take than the first; all must agree."""
+    first, *others = (np.asarray(way(), np.float64) for way in ways.values())
+    for other in others:
+        np.testing.assert_allclose(first, other, rtol=1e-3, atol=1e-3 * abs(first).max())
+    found = measure(ways, budget=BUDGET).ratios
+    return [found[name] for name in ways][1:]
+
+
+def row(title: str, cells: list[str]) -> None:
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+def shape(m: int, k: int, n: int) -> str:
+    return f"{m} x {k} x {n}"
+
+
+def dense() -> None:
+    """Print `x @ A.T` against NumPy."""
+    row("M x K x N", ["float32", "float64"])
+    for layer in LAYERS:
+        cells = []
+        for dtype in map(np.dtype, ("float32", "float64")):
+            found = []
+            for s in SPARSITIES:
+                A, x = operands(*layer, s, dtype)
+                W = A.toarray()
+                found += ratios({"tvw": lambda A=A, x=x: x @ A.T, "np": lambda W=W, x=x: x @ W.T})
+            cells.append(" / ".join(f"{r:.3g}" for r in found))
+        row(shape(*layer), cells)
+
+
+def transposed() -> None:
+    """Print `Y @ A` against NumPy and the array backend."""
+    row("M x K x N", ["NumPy dense", "array backend"])
+    for layer in ((1, 1024, 4096), (8, 1024, 4096), (512, 1024, 4096)):
+        found = []
+        for s in SPARSITIES:
+            A, _ = operands(*layer, s, np.dtype("float32"))
+            Y = np.random.default_rng(1).uniform(-1, 1, (layer[0], A.shape[0])).astype(np.float32)
+            W = A.toarray()
+            ways = {
+                "tvw": lambda A=A, Y=Y: Y @ A,
+                "np": lambda W=W, Y=Y: Y @ W,
+                "array": lambda A=A, Y=Y: tvwarray.matmul(A.T, Y.T, backend="array").T,
+            }
+            found.append(ratios(ways))
+        row(
+            shape(*layer), [" / ".join(f"{r:.3g}" for r in one) for one in zip(*found, strict=True)]
+        )
+
+
+def types() -> None:
+    """Print milliseconds at 75 % by type of values."""
+    names = ("float32", "float64", "float16", "bfloat16", "int8")
+    row("M x K x N, ms", list(names))
+    for layer in ((512, 1024, 4096), (8, 4096, 4096)):
+        for vector in ((2, 4), None):
+            cells = []
+            for name in names:
+                A, x = operands(*layer, 0.75, value_dtype(name), vector)
+                W = A.toarray().astype(np.float64)
+                got, expected = (x @ A.T).astype(np.float64), x.astype(np.float64) @ W.T
+                np.testing.assert_allclose(
+                    got, expected, rtol=0.02, atol=0.02 * abs(expected).max()
+                )
+                timing = measure({"tvw": lambda A=A, x=x: x @ A.T}, budget=BUDGET)
+                cells.append(f"{1e3 * timing.seconds['tvw']:.2g}")
+            row(f"{shape(*layer)}, {vector}", cells)
+
+
+def csr() -> None:
+    """Print `A @ X` of C-ordered X against scipy."""
+    row("M x K x N", ["scipy CSR"])
+    for layer in ((128, 768, 3072), (512, 1024, 4096)):
+        found = []
+        for s in SPARSITIES:
+            A, x = operands(*layer, s, np.dtype("float32"))
+            X, S = np.ascontiguousarray(x.T), A.tocsr()
+            found += ratios({"tvw": lambda A=A, X=X: A @ X, "csr": lambda S=S, X=X: S @ X})
+        row(shape(*layer), [" / ".join(f"{r:.3g}" for r in found)])
+
+
+TABLES = {"dense": dense, "transposed": transposed, "types": types, "csr": csr}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(TABLES)
+    if unknown := set(chosen) - set(TABLES):
+        raise SystemExit(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}.")
+    with threads(1):
+        print(machine_line())
+        for name in chosen:
+            print(f"\n{TABLES[name].__doc__}")
+            TABLES[name]()
+
+
+if __name__ == "__main__":
+    main()
