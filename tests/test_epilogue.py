@@ -55,12 +55,19 @@ def test_batches(data: st.DataObject) -> None:
     s = data.draw(storages(dtypes=["float32", "int8"]))
     A = TVWMatrix.from_storage(s)
     lead = tuple(data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=2)))
-    n = data.draw(st.integers(0, 3))
+    n = data.draw(st.sampled_from([0, 1, 3, 70]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     x = rng.integers(-3, 4, (*lead, s.shape[1], n)).astype(s.dtype)
+    if data.draw(st.booleans()):
+        x = np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
     e = data.draw(epilogues((*lead, s.shape[0], n), np.float32))
-    got = tvwarray.matmul(A, x, epilogue=e)
-    plain = tvwarray.matmul(A, x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tvwarray._batches._LARGE_ENOUGH", 0)  # one by one from 64 columns on
+        got = tvwarray.matmul(A, x, epilogue=e)
+        plain = tvwarray.matmul(A, x)
+        out = np.empty_like(got)
+        assert tvwarray.matmul(A, x, epilogue=e, out=out) is out
+    np.testing.assert_array_equal(out, got)
     assert got.shape == plain.shape == (*lead, s.shape[0], n)
     for i in np.ndindex(*lead):
         one = replace(
@@ -72,9 +79,19 @@ def test_batches(data: st.DataObject) -> None:
         np.testing.assert_allclose(
             got[i], tvwarray.matmul(A, x[i], epilogue=one), rtol=1e-5, atol=1e-5
         )
-    out = np.empty_like(got)
-    assert tvwarray.matmul(A, x, epilogue=e, out=out) is out
-    np.testing.assert_array_equal(out, got)
+
+
+@pytest.mark.parametrize("n", [3, 70])
+def test_a_batch_may_be_written_over_what_it_reads(monkeypatch, n: int) -> None:
+    monkeypatch.setattr("tvwarray._batches._LARGE_ENOUGH", 0)
+    rng = np.random.default_rng(n)
+    A = tvwarray.sparsify(rng.standard_normal((48, 48)), 0.5, tile_rows=16)
+    x = rng.standard_normal((5, 48, n))
+    for shifted in (0, 1):
+        both = np.concatenate([x, x])
+        expected = tvwarray.matmul(A, both[:5].copy())
+        tvwarray.matmul(A, both[:5], out=both[shifted : 5 + shifted])
+        np.testing.assert_array_equal(both[shifted : 5 + shifted], expected)
 
 
 def test_integers_stay_integers_unless_a_part_is_not() -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from tvwarray._activations import Activation
 from tvwarray._backends import array, cpu, csr, cuda, dense
 from tvwarray._backends.protocol import Backend
+from tvwarray._batches import multiply_batch
 from tvwarray._dtypes import Precision, accumulate_dtype, product_dtype
 from tvwarray._epilogue import IDENTITY, Epilogue, checked, finish
 from tvwarray._errors import BackendError
@@ -347,7 +348,7 @@ def _multiply_batch(
     precision: Precision,
     epilogue: Epilogue,
 ) -> Array:
-    """Multiply (..., cols, n): the kernels of a GPU as it is, others as one wide matrix."""
+    """Multiply (..., cols, n): the kernels of a GPU as it is, others by `multiply_batch`."""
     xp, n = array_namespace(x), x.shape[-1]
     lead = x.shape[:-2]
     count = math.prod(lead)
@@ -368,32 +369,11 @@ def _multiply_batch(
         out[...] = product
         return out
 
-    def folded(part: Array | None) -> Array | None:
-        if part is None:
-            return None
-        rows = part.shape[-2]
-        moved = xp.permute_dims(xp.reshape(part, (count, rows, n)), (1, 0, 2))
-        return xp.reshape(moved, (rows, count * n))
+    def multiply(one: Array, into: Array | None, steps: Epilogue) -> Array:
+        return _multiply(A, one, into, name, precision, steps)
 
-    def repeated(part: Array | None) -> Array | None:
-        return None if part is None else xp.tile(part, (count,))
-
-    steps = replace(
-        epilogue,
-        c=folded(epilogue.c),
-        residual=folded(epilogue.residual),
-        bias=epilogue.bias if epilogue.bias_axis == 0 else repeated(epilogue.bias),
-        col_scale=repeated(epilogue.col_scale),
-    )
-    wide = folded(x)
-    assert wide is not None
-    flat = _multiply(A, wide, None, name, precision, steps)
-    product = xp.permute_dims(xp.reshape(flat, (A.shape[0], count, n)), (1, 0, 2))
-    product = xp.reshape(product, (*lead, A.shape[0], n))
-    if out is None:
-        return product
-    out[...] = product
-    return out
+    dtype = epilogue.result_dtype(product_dtype(A.storage.dtype, dtype_of(x)))
+    return multiply_batch(multiply, A.shape[0], x, out, epilogue, dtype)
 
 
 _PACKS: Final = PackCache()
