@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -63,3 +64,13 @@ def test_every_public_name_is_in_the_reference(module):
     public = {n for n in module.__all__ if not n.startswith("_")} - {"prune"}
     missing = {n for n in public if not re.search(rf"\b{n}\b", listed)}
     assert not missing
+
+
+def test_plans_in_the_docs_are_those_that_are_made():
+    """After a change of kernels or of the cost model: python docs/plans.py --write"""
+    spec = importlib.util.spec_from_file_location("plans", TOP / "docs" / "plans.py")
+    plans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plans)
+    assert plans.page() == plans.PAGE.read_text(), "run python docs/plans.py --write"
+    assert len(plans.plans().split("\n\n")) == 12
+    assert {n for *_, n in plans.PRODUCTS} >= {1, 16384}

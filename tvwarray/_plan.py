@@ -50,6 +50,9 @@ class GpuPlan:
                 "multiply A.toarray() there"
             )
         lines = [f"{name}: {self.choice.candidates[0]}"]
+        others = [c for c in self.choice.candidates if not c.refusal]
+        if other := [c for c in others if c.config.kernel != others[0].config.kernel]:
+            lines.append(f"{name}: instead of {other[0]}")
         if isinstance(self.choice, TransposedChoice):
             size = 1e-6 * self.choice.packed_bytes
             lines.append(f"{name}: A.T takes {size:.3g} MB more, made by the first product with it")

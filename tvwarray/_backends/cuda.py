@@ -45,16 +45,21 @@ class CudaPacked:
     forms: dict[Form, PackedMatrix] = field(default_factory=dict)
     ranges: dict[str, TransposedMatrix] = field(default_factory=dict)
     """For ``A.T @ Y``, by the architecture."""
+    _by_precision: dict[Precision, PackedMatrix] = field(default_factory=dict)
+    """The same matrices again, found without asking for their form."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, precision: Precision = "default") -> PackedMatrix:
         """Return the matrix as it is multiplied with `precision`, packed now or earlier."""
+        if (found := self._by_precision.get(precision)) is not None:
+            return found
         form = form_of(self.storage.dtype, precision)
         assert form is not None, "refusal() was not asked"
         with self._lock:
             if form not in self.forms:
                 with settled(self.storage.data):
                     self.forms[form] = pack(self.storage, form)
+            self._by_precision[precision] = self.forms[form]
             return self.forms[form]
 
     def transposed(self, device: Device) -> TransposedMatrix:

@@ -143,13 +143,21 @@ class Prediction(NamedTuple):
         return f"{1e6 * self.seconds:.3g} us ({parts}; limited by {self.limit})"
 
 
+def copy_seconds(problem: Problem, device: Device) -> float:
+    """Return the modelled seconds of bringing X into rows of whole 16-byte chunks, if it is not."""
+    row = problem.n * problem.dtype.itemsize
+    if row % 16 == 0 or problem.form.parts > 1:
+        return 0.0
+    return 2 * LAUNCH_SECONDS + 2 * problem.shape[1] * row / device.dram_rate
+
+
 def predict(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
     """Return the modelled time of a problem by the kernel ``sm80_tvw_gemm``."""
     clocks, limit = _blocks(config, problem, device)
     columns = ceil(problem.n / config.block_n)
     cut = most_steps(problem.bricks, problem.steps, columns, config, device.multiprocessors)
     parts = {
-        "launch": LAUNCH_SECONDS + (JOIN_SECONDS if cut else 0.0),
+        "launch": LAUNCH_SECONDS + (JOIN_SECONDS if cut else 0.0) + copy_seconds(problem, device),
         "memory": problem.nbytes / device.dram_rate,
         "blocks": clocks / device.clock,
     }

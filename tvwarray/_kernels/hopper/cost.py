@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem
+from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem, copy_seconds
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
 
@@ -98,7 +98,7 @@ def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Pr
     clocks, limit = _items(config, problem, device)
     memory = problem.nbytes / device.dram_rate
     parts = {
-        "launch": START_SECONDS,
+        "launch": copy_seconds(problem, device) + START_SECONDS,
         "memory": EXPOSED_MEMORY * memory,
         "blocks": clocks / device.clock,
     }
