@@ -57,9 +57,9 @@ MUTANTS = {
         "constexpr int headers = 2 * config::stages - 2;",
         (WrongResultError, UninitialisedRead, RaceError),
     ),
-    "values of half a fragment": Mutant(
-        SOURCE, "if (at < step.slices * step.fragments * fragment_bytes)",
-        "if (at < step.slices * step.fragments * fragment_bytes / 2)",
+    "values of half a step": Mutant(
+        SOURCE, "step.slices * step.fragments * fragment_bytes -",
+        "step.slices * step.fragments * fragment_bytes / 2 -",
         (WrongResultError, UninitialisedRead),
     ),
     "the swizzle of Y removed": Mutant(
@@ -68,8 +68,8 @@ MUTANTS = {
     ),
     # ---- products ----
     "the upper half of a step twice": Mutant(
-        SOURCE, "multiply_dense<0>(sums[m][j], a[m % 2][0], b[j])",
-        "multiply_dense<1>(sums[m][j], a[m % 2][0], b[j])", WrongResultError,
+        SOURCE, "multiply_dense<0>(sums[m][j], a[m % sets][0], b[j])",
+        "multiply_dense<1>(sums[m][j], a[m % sets][0], b[j])", WrongResultError,
     ),
     "values of the other half": Mutant(
         SOURCE, "(half * 32 + lane) * chunk_bytes", "((1 - half) * 32 + lane) * chunk_bytes",

@@ -183,6 +183,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const int my_row = thread / y_chunks * gathers;  // the first of them
     const int my_chunk = thread % y_chunks;
     const bool in_n = block_n0 + my_chunk * chunk_elements < n;
+    const char* const my_values = values + thread * chunk_bytes;
     const char* const my_y = y + batch * y_batch + block_n0 * element_bytes + my_chunk * chunk_bytes;
 
     const auto copy_header = [&](Word to, int step) {
@@ -226,13 +227,13 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
                        my_y + static_cast<long long>(from.row[i]) * y_pitch,
                        from.row[i] >= 0 && in_n);
         }
-        const char* const first = values + static_cast<long long>(step.block) * fragment_bytes;
+        const char* const first = my_values + static_cast<long long>(step.block) * fragment_bytes;
+        const int whole = step.slices * step.fragments * fragment_bytes - thread * chunk_bytes;
+        const Word to = stage + y_bytes + thread * chunk_bytes;
 #pragma unroll
-        for (int i = 0; i < value_copies; ++i) {
-            const int at = (i * threads + thread) * chunk_bytes;
-            if (at < step.slices * step.fragments * fragment_bytes)
-                copy_async(stage + y_bytes + at, first + at, true);
-        }
+        for (int i = 0; i < value_copies; ++i)
+            if (i * threads * chunk_bytes < whole)
+                copy_async(to + i * threads * chunk_bytes, first + i * threads * chunk_bytes, true);
         if (step.last && thread * chunk_bytes < step.fragments * place_bytes)
             copy_async(stage + places_at + thread * chunk_bytes,
                        places + static_cast<long long>(step.places) * place_bytes +
@@ -262,8 +263,10 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
                 swizzle(row, warp_n0 / chunk_elements + j, y_chunks) * chunk_bytes);
             b[j] = {got.word[0], got.word[1], got.word[2], got.word[3]};
         }
-        // Of the fragment after the one that is multiplied, so that no product waits.
-        FragmentA a[2][halves] = {};
+        // Of the fragment after the one that is multiplied, so that no product waits; 16 warps have no
+        // registers for that, and wait in turns.
+        constexpr int sets = warps > 8 ? 1 : 2;
+        FragmentA a[sets][halves] = {};
         const auto load_a = [&](int m) {
             const int f = warp_m + m * warps_m;
             if (m < warp_fragments && f < fragments)
@@ -271,20 +274,20 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
                 for (int half = 0; half < halves; ++half) {
                     const Chunk got = load_shared_chunk(values_of + f * fragment_bytes +
                                                         (half * 32 + lane) * chunk_bytes);
-                    a[m % 2][half] = {got.word[0], got.word[1], got.word[2], got.word[3]};
+                    a[m % sets][half] = {got.word[0], got.word[1], got.word[2], got.word[3]};
                 }
         };
-        load_a(0);
+        if (sets == 2) load_a(0);
 #pragma unroll
         for (int m = 0; m < warp_fragments; ++m) {
-            load_a(m + 1);
+            load_a(m + sets - 1);
             if (warp_m + m * warps_m < fragments) {
 #pragma unroll
                 for (int j = 0; j < warp_columns; ++j)
-                    multiply_dense<0>(sums[m][j], a[m % 2][0], b[j]);
+                    multiply_dense<0>(sums[m][j], a[m % sets][0], b[j]);
 #pragma unroll
                 for (int j = 0; j < warp_columns; ++j)
-                    multiply_dense<1>(sums[m][j], a[m % 2][1], b[j]);
+                    multiply_dense<1>(sums[m][j], a[m % sets][1], b[j]);
             }
         }
     };
@@ -294,7 +297,8 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const int g = lane / 4, t = lane % 4;
     const auto add = [&](Word stage, int fragments) {
         constexpr int row_chunks = warp_columns / 2;  // of a row that a lane adds to
-        constexpr int rows_at_once = warp_fragments * warp_columns > 24 ? 1 : 2;  // as registers allow
+        // As registers allow: of 16 warps each has half as many.
+        constexpr int rows_at_once = warp_fragments * warp_columns > (warps > 8 ? 4 : 24) ? 1 : 2;
 #pragma unroll
         for (int m = 0; m < warp_fragments; ++m) {
             const int f = warp_m + m * warps_m;

@@ -145,6 +145,8 @@ class TransposedConfig:
             or self.warps % (self.block_n // self.warp_n)
         ):
             return f"{self.warps} warps of {self.warp_n} columns do not tile {self.block_n}"
+        if self.slices * SLICE_ROWS * self.block_n < 8 * self.threads:
+            return f"{self.threads} threads are more than a step of Y has chunks of 16 bytes"
         if self.stages < 2:
             return "stages is below 2; one is read while another arrives"
         return ""
@@ -174,29 +176,30 @@ class TransposedConfig:
         """Return a line such as ``sm80_tvw_transposed float16 256x128, steps of 8x2, ...``."""
         text = (
             f"{self.kernel} {self.element} {self.block_columns}x{self.block_n}, steps of "
-            f"{self.fragments}x{self.slices}, warps of {self.warp_n}, {self.stages} stages"
+            f"{self.fragments}x{self.slices}, {self.warps} warps of {self.warp_n}, "
+            f"{self.stages} stages"
         )
         if self.output != self.element:
             text += f", to {self.output}"
         return text + (f", fused {self.activation}" if self.fused else "")
 
 
-_Shapes = tuple[tuple[RangeShape, tuple[tuple[int, int, int], ...]], ...]
+_Shapes = tuple[tuple[RangeShape, tuple[tuple[int, int, int, int], ...]], ...]
 
 _SHAPES: Final[dict[str, _Shapes]] = {
-    # what the matrix is packed for, and for each width of blocks that of warps and the stages
+    # what the matrix is packed for, and for each width of blocks that of warps, stages, and warps
     "80": (
-        (RangeShape(192, 4, 1), ((128, 64, 5), (128, 32, 5), (64, 32, 8))),
-        (RangeShape(192, 8, 1), ((128, 64, 4), (128, 32, 4), (64, 32, 6))),
-        (RangeShape(192, 12, 1), ((128, 64, 3), (128, 32, 3), (64, 32, 5))),
+        (RangeShape(192, 4, 1), ((128, 32, 5, 16), (128, 64, 5, 8), (64, 32, 8, 8))),
+        (RangeShape(192, 8, 1), ((128, 32, 4, 16), (128, 64, 4, 8), (64, 32, 6, 8))),
+        (RangeShape(192, 12, 1), ((128, 32, 3, 16), (128, 64, 3, 8), (64, 32, 5, 8))),
     ),
     "90": (
-        (RangeShape(256, 4, 1), ((128, 64, 7), (128, 32, 7), (64, 32, 8))),
-        (RangeShape(240, 6, 1), ((128, 64, 7), (128, 32, 7), (64, 32, 8))),
-        (RangeShape(224, 8, 1), ((128, 64, 6), (128, 32, 6), (64, 32, 8))),
-        (RangeShape(256, 16, 1), ((128, 32, 4), (64, 32, 5))),  # wider warps want more registers
+        (RangeShape(256, 4, 2), ((128, 32, 4, 16), (128, 64, 4, 8), (64, 32, 6, 16))),
+        (RangeShape(256, 8, 2), ((128, 32, 3, 16), (128, 64, 3, 8), (64, 32, 5, 16))),
+        (RangeShape(224, 8, 2), ((128, 32, 3, 16), (128, 32, 3, 8), (64, 32, 5, 16))),
+        (RangeShape(256, 16, 1), ((128, 32, 4, 8), (64, 32, 5, 8))),
     ),
-    "89": ((RangeShape(128, 8, 1), ((128, 64, 2), (128, 32, 2), (64, 32, 4))),),
+    "89": ((RangeShape(128, 8, 1), ((128, 32, 2, 16), (128, 64, 2, 8), (64, 32, 4, 8))),),
 }
 """By the shared memory of a chip, those for few kept columns first; configs in order of preference
 where the model sees no difference."""
@@ -232,9 +235,9 @@ def transposed_configs(
     In order of preference.
     """
     return tuple(
-        TransposedConfig(element, *known, block_n, warp_n, stages, output=element)
+        TransposedConfig(element, *known, block_n, warp_n, stages, warps, output=element)
         for known, configs in _shapes(architecture)
-        for block_n, warp_n, stages in configs
+        for block_n, warp_n, stages, warps in configs
         if shape is None or known == shape
     )
 

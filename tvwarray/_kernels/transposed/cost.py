@@ -4,7 +4,7 @@ An item is a tile's slots in a range. Its products, and the paths that feed them
 of ``A @ X`` do; adding its sums up goes through shared memory as well::
 
     feed  = max(bytes of A and Y / L2 rate, bytes through shared memory / 128 a clock)
-    item  = max(rounds of fragments x products x clocks + exposed x feed + steps x barrier,
+    item  = max(rounds of fragments x products x clocks + exposed x feed + steps x hand-over,
                 steps x latency / stages ahead)
     time  = launch + memory + items of the busiest multiprocessor, its start and end
 """
@@ -42,8 +42,9 @@ from tvwarray._kernels.transposed.config import (
 from tvwarray._kernels.transposed.pack import Order, shape_for
 from tvwarray._storage import TVWStorage
 
-BARRIER_CLOCKS: Final = 60.0
-"""What handing a stage over takes."""
+STEP_CLOCKS: Final = {8: 850.0, 16: 600.0}
+"""What a step takes beside its work, by the warps of a block: the barrier, the header, starting the
+copies, first fragments (H200)."""
 
 
 class TransposedCandidate(NamedTuple):
@@ -147,7 +148,7 @@ def _clocks(config: TransposedConfig, order: Order, device: Device) -> tuple[flo
         "shared memory": (values + of_y + read + added) / SHARED_CLOCK_BYTES,
     }
     feed = np.maximum(paths["L2"], paths["shared memory"])
-    busy = paths["tensor cores"] + EXPOSED_ALONE * feed + BARRIER_CLOCKS * steps
+    busy = paths["tensor cores"] + EXPOSED_ALONE * feed + STEP_CLOCKS[config.warps] * steps
     waits = LATENCY_CLOCKS / (config.stages - 1) * steps
     totals = {name: float(path.sum()) for name, path in paths.items()}
     limit = max(totals, key=lambda name: totals[name])
