@@ -12,10 +12,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from ptx import Interpreter, Report, parse
+from ptx import Interpreter, Report, TensorMap, parse
 
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
+from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Result, Scratch
 
 
@@ -77,7 +78,10 @@ class InterpreterLauncher:
         def start(changed: Any) -> None:
             now = list(args)
             for i, x in changed.items():
-                now[i] = Result(x) if isinstance(args[i], Result) else x
+                if isinstance(args[i], Boxed):
+                    now[i] = args[i]._replace(array=x)
+                else:
+                    now[i] = Result(x) if isinstance(args[i], Result) else x
             self.launch(kernel, grid, now, None)  # `like` would stay alive
 
         return start
@@ -92,7 +96,7 @@ class InterpreterLauncher:
             if arg is None or isinstance(arg, int | float | np.generic):
                 passed.append(0 if arg is None else arg)
                 continue
-            array = arg.array if isinstance(arg, Result | Scratch) else arg
+            array = arg.array if isinstance(arg, Result | Scratch | Boxed) else arg
             whole = owner(array)
             at = buffers[i] = memory.to_device(
                 whole.view(np.uint8),
@@ -100,7 +104,8 @@ class InterpreterLauncher:
                 or not isinstance(arg, Result | Scratch),
                 name=f"argument {i}",
             )
-            passed.append(at + offset_in(whole, array))
+            start = at + offset_in(whole, array)
+            passed.append(_map(arg, start) if isinstance(arg, Boxed) else start)
         report = machine.launch(
             kernel.name, grid, kernel.config.threads, passed, kernel.config.shared_bytes
         )
@@ -128,6 +133,12 @@ class InterpreterLauncher:
         del like, repeats
         run()
         return 1e-9 * self.reports[-1].count("")
+
+
+def _map(boxed: Boxed, address: int) -> bytes:
+    """Return the interpreter's own map of X."""
+    rows, columns = boxed.array.shape
+    return TensorMap(address, columns, rows, boxed.pitch, 64, 64, 2).encode()
 
 
 @cache

@@ -32,6 +32,7 @@ from kernel_problems import (
     uniform,
 )
 from ptx import Interpreter
+from test_hopper_boxes import plain
 from test_kernels_types import error_bound
 from test_kernels_types import problem as type_problem
 
@@ -229,6 +230,30 @@ def test_large_products_are_exact(dtype: np.dtype[Any], sparse: bool) -> None:
     expected = exact(product)[0].astype(dtype)
     for config in shipped(architecture(), dtype, sparse):
         np.testing.assert_array_equal(run(product, config), expected)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+def test_x_in_boxes_is_exact(dtype: np.dtype[Any]) -> None:
+    """Tiles that keep every column: an odd number of entries, rows of zeros, every kind of n; and
+    again with another X, whose map is made when the product is started.
+    """
+    import cupy
+
+    found = hopper_configs(architecture(), dtype, True, every_column=True)
+    boxes = [config for config in found if config.boxes]
+    if not boxes:
+        pytest.skip(f"sm_{architecture()} has no tensor copies into wgmma")
+    for n in (8, 200, 513):
+        product = plain([300, 75, 128], 270, n, dropped=9, dtype=dtype)
+        for config in boxes:
+            np.testing.assert_array_equal(run(product, config), exact(product)[0].astype(dtype))
+    product, backend = plain([256] * 6, 2048, 2048, dtype=dtype), CudaBackend()
+    packed = backend.pack(to_gpu(product.storage))
+    for shift in range(3):
+        x = np.roll(product.x, shift, axis=0)
+        expected = exact(Product(product.storage, x))[0].astype(dtype)
+        got = backend.matmul(packed, cupy.asarray(x))
+        np.testing.assert_array_equal(got.get(), expected)
 
 
 def test_hardware_and_interpreter_agree_on_the_backend() -> None:

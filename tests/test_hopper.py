@@ -74,9 +74,9 @@ def test_every_config_is_exact(dtype: Any, i: int) -> None:
 @settings(max_examples=12)
 @given(
     products(max_tiles=3).filter(lambda p: p.storage.vector is not None),
-    st.integers(0, 3),
+    st.integers(0, len(SHIPPED[FLOAT16]) - 1),
     st.sampled_from(ORDERS),
-    st.integers(1, 9),
+    st.integers(2, 9),
 )
 def test_drawn_integers_are_exact(product: Product, i: int, order: Any, blocks: int) -> None:
     """Any config, any order of warps, as many blocks as items or fewer."""
@@ -194,7 +194,7 @@ VARIANTS = [
     (i, activation)
     for i, config in enumerate(SHIPPED[FLOAT16])
     for activation in ("none", "silu", "gelu_tanh", "gelu")
-    if config.can_fuse(activation) and (i < 2 or activation == "gelu")
+    if config.can_fuse(activation) and (i in (0, 2) or activation == "gelu")
 ]
 
 
@@ -252,6 +252,8 @@ BASE = SHIPPED[FLOAT16][0]
         ({"stages": 2, "gather_groups": 2, "gather_warps": 4}, "stages is below 3"),
         ({"multiply_registers": 232}, "the roles take 73728 registers of 65536"),
         ({"stages": 7}, "bytes of shared memory of 232448"),
+        ({"cluster": 4}, "clusters of 4 blocks; larger ones leave multiprocessors idle"),
+        ({"boxes": True, "cluster": 2, "block_n": 192, "wg_n": 192}, "cannot share 3 boxes"),
         (
             {"block_n": 256, "wg_n": 256, "gather_groups": 6, "stages": 6},
             "start with 96 registers; a product of 256 columns needs 155",

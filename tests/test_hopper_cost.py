@@ -16,7 +16,9 @@ from tvwarray._kernels.hopper.cost import budget, predict_hopper
 from tvwarray._kernels.select import choose
 
 H200 = DEVICES["H200"]
-SHIPPED = {(c.block_rows, c.block_n): c for c in hopper_configs("90", BFLOAT16, True)}
+ALL = hopper_configs("90", BFLOAT16, True, every_column=True)
+SHIPPED = {(c.block_rows, c.block_n): c for c in ALL if c.cluster == 1}
+PAIRED = {(c.block_rows, c.block_n): c for c in ALL if c.cluster > 1}
 KEPT = (1.0, 0.5, 0.25, 0.1)
 DOCUMENTED = Path(__file__).parent.parent / "docs" / "hopper.md"
 
@@ -33,11 +35,20 @@ MEASURED = {
 """Microseconds on an H200, tiles as high as the block, at 50, 75, 87.5 and 95 %."""
 
 
-def uniform(size: int, n: int, tile_rows: int, keep: float) -> Problem:
+MEASURED_PAIRED = {
+    (4096, (256, 128)): (131.5, 72.6, None, 30.4),
+    (8192, (256, 128)): (1012.0, 528.2, None, 148.1),
+    (4096, (128, 256)): (121.6, None, None, None),
+    (8192, (128, 256)): (935.0, None, None, None),
+}
+"""The same in clusters of two: those that share A, and those that share X, of plain 2:4."""
+
+
+def uniform(size: int, n: int, tile_rows: int, keep: float, every_column: bool = False) -> Problem:
     tiles = size // tile_rows
     bricks = np.append(np.full(tiles, tile_rows // 16), 0)
     steps = np.append(np.full(tiles, round(size * keep / 64)), 0)
-    return Problem(BFLOAT16, True, (size, size), bricks, steps, n)
+    return Problem(BFLOAT16, True, (size, size), bricks, steps, n, every_column=every_column)
 
 
 @pytest.mark.parametrize(("size", "block"), MEASURED, ids=str)
@@ -45,6 +56,24 @@ def test_modelled_times_are_near_measured_ones(size: int, block: tuple[int, int]
     for keep, us in zip(KEPT, MEASURED[size, block], strict=True):
         found = predict_hopper(SHIPPED[block], uniform(size, size, block[0], keep), H200)
         assert 0.84 < found.seconds * 1e6 / us < 1.1, (keep, us, str(found))
+
+
+@pytest.mark.parametrize(("size", "block"), MEASURED_PAIRED, ids=str)
+def test_modelled_times_of_clusters_are_near_measured_ones(
+    size: int, block: tuple[int, int]
+) -> None:
+    for keep, us in zip(KEPT, MEASURED_PAIRED[size, block], strict=True):
+        if us is not None:
+            found = predict_hopper(PAIRED[block], uniform(size, size, 256, keep), H200)
+            assert 0.9 < found.seconds * 1e6 / us < 1.05, (keep, us, str(found))
+
+
+def test_plain_two_of_four_takes_boxes_and_large_x_shares_a() -> None:
+    for size in (4096, 8192):
+        plain = choose(uniform(size, size, 256, 1.0, every_column=True), H200).config
+        assert plain == PAIRED[128, 256]
+        gathered = choose(uniform(size, size, 256, 0.5), H200).config
+        assert gathered == (PAIRED if size > 4096 else SHIPPED)[256, 128]
 
 
 @pytest.mark.parametrize(("tile_rows", "block"), [(256, (256, 128)), (128, (128, 256))])
@@ -87,11 +116,11 @@ def test_the_documented_budget_is_the_model() -> None:
         for line in DOCUMENTED.read_text().splitlines()
         if line.startswith("| **") and "(" in line and "measured" not in line
     ]
-    assert len(rows) == len(SHIPPED)
+    assert len(rows) == len(SHIPPED) + len(PAIRED)
     for row in rows:
-        block, _ = row[0].replace("*", "").split(" (")
+        block, what = row[0].replace("*", "").split(" (")
         m, n = map(int, block.split(" x "))
-        config = SHIPPED[m, n]
+        config = (PAIRED if "shared" in what else SHIPPED)[m, n]
         need, scale = budget(config), 256 * 128 / (m * n)
         clocks = need.clocks
         expected = [

@@ -35,6 +35,8 @@ from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
 
 KERNEL = "sm90_tvw_gemm.cu"
+COPY = "sm90_copy.cuh"
+RESULT = "sm90_result.cuh"
 LAYOUT = "sm90_layout.cuh"
 PTX = "sm90_ptx.cuh"
 
@@ -43,18 +45,15 @@ CONFIG = HopperConfig(False, 128, 64, 64, 64, 4, 1, 4, 184, 56)
 
 
 FULL = "wait(full + 8 * place.stage, place.round);"
-EMPTY = "wait(empty + 8 * place.stage, place.round ^ 1);"
+EMPTY = "wait(ring.empty + 8 * place.stage, place.round ^ 1);"
 TELL = (
-    "                wait_for_all_copies();\n                fence_for_wgmma();\n"
-    "                warp_barrier();\n                if (lane == 0) arrive(my_full);\n"
+    "            wait_for_all_copies();\n            fence_for_wgmma();\n"
+    "            warp_barrier();\n            if (thread % 32 == 0) arrive(my_full);\n"
 )
-EXPECT = "arrive_expecting(my_full, bytes);"
+EXPECT = "arrive_expecting(my_full, block.bytes());"
 SECOND = "multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);"
 LAST = "                wait_for_products<0>();\n#pragma unroll"
-STAGED = (
-    "                        warp_barrier();\n"
-    "                        const int n0 = first_n + part * atom_columns"
-)
+STAGED = "    warp_barrier();\n    const int my_chunk"
 STORE_ONE = "if (n0 + e < n) to[e]"
 INSIDE = "column >= 0 && my_n + a * atom_columns < n"
 
@@ -64,13 +63,13 @@ MUTANTS = {
         KERNEL, FULL, FULL.replace("round", "round ^ 1"), (RaceError, BarrierDeadlock)
     ),
     "stale phase of an empty stage": Mutant(
-        KERNEL, EMPTY, EMPTY.replace(" ^ 1", ""), BarrierDeadlock, "can no longer complete"
+        COPY, EMPTY, EMPTY.replace(" ^ 1", ""), BarrierDeadlock, "can no longer complete"
     ),
     "phase never turns": Mutant(
-        KERNEL, "            round ^= 1;\n", "", (RaceError, BarrierMisuse, UninitialisedRead)
+        LAYOUT, "            round ^= 1;\n", "", (RaceError, BarrierMisuse, UninitialisedRead)
     ),
     "full stage not waited for": Mutant(KERNEL, FULL, "", (RaceError, UninitialisedRead)),
-    "empty stage not waited for": Mutant(KERNEL, EMPTY, "", (RaceError, BarrierMisuse)),
+    "empty stage not waited for": Mutant(COPY, EMPTY, "", (RaceError, BarrierMisuse)),
     "one arrival too few expected": Mutant(
         KERNEL, "config::gather_warps + 1)", "config::gather_warps)",
         (BarrierMisuse, RaceError, UninitialisedRead, BarrierDeadlock),
@@ -83,7 +82,7 @@ MUTANTS = {
         BarrierDeadlock,
     ),
     "turns not counted over items": Mutant(
-        KERNEL, "done = (done + block.steps) % config::gather_groups;", "", BarrierDeadlock
+        COPY, "done = (done + block.steps) % config::gather_groups;", "", BarrierDeadlock
     ),
     "barriers used before they are initialised": Mutant(
         KERNEL, "    block_barrier();\n", "", (RaceError, BarrierMisuse)
@@ -93,33 +92,31 @@ MUTANTS = {
     ),
     # ---- bulk copies ----
     "transaction count too small": Mutant(
-        KERNEL, EXPECT, "arrive_expecting(my_full, bytes - 16);", BarrierDeadlock
+        COPY, EXPECT, "arrive_expecting(my_full, block.bytes() - 16);", BarrierDeadlock
     ),
     "transaction count too large": Mutant(
-        KERNEL, EXPECT, "arrive_expecting(my_full, bytes + 16);", BarrierDeadlock
+        COPY, EXPECT, "arrive_expecting(my_full, block.bytes() + 16);", BarrierDeadlock
     ),
-    "bytes not expected": Mutant(KERNEL, EXPECT, "arrive(my_full);", RaceError),
+    "bytes not expected": Mutant(COPY, EXPECT, "arrive(my_full);", RaceError),
     "slabs of the step before": Mutant(
-        KERNEL, "block.slab + step * block.stride;",
-        "block.slab + max(step - 1, 0) * block.stride;",
-        WrongResultError,
+        LAYOUT, "(slab + step * stride)", "(slab + max(step - 1, 0) * stride)", WrongResultError
     ),
     # ---- the asynchronous proxy ----
     "missing proxy fence": Mutant(
-        KERNEL, "                fence_for_wgmma();\n", "", RaceError, "MissingFence"
+        COPY, "            fence_for_wgmma();\n", "", RaceError, "MissingFence"
     ),
     "proxy fence before the copies are there": Mutant(
-        KERNEL, TELL, TELL.replace("                wait_for_all_copies();\n", "", 1).replace(
-            "                warp_barrier();\n",
-            "                wait_for_all_copies();\n                warp_barrier();\n",
+        COPY, TELL, TELL.replace("            wait_for_all_copies();\n", "", 1).replace(
+            "            warp_barrier();\n",
+            "            wait_for_all_copies();\n            warp_barrier();\n",
         ),
         RaceError, "MissingFence",
     ),
     "copies not waited for": Mutant(
-        KERNEL, "                wait_for_all_copies();\n", "", RaceError, "MissingWait"
+        COPY, "            wait_for_all_copies();\n", "", RaceError, "MissingWait"
     ),
     "one lane tells for others that are not done": Mutant(
-        KERNEL, TELL, TELL.replace("                warp_barrier();\n", ""), RaceError, "Missing"
+        COPY, TELL, TELL.replace("            warp_barrier();\n", ""), RaceError, "Missing"
     ),
     # ---- products ----
     "accumulators read before the wait": Mutant(
@@ -131,10 +128,8 @@ MUTANTS = {
     ),
     "stage handed back before the wait": Mutant(
         KERNEL,
-        "                    multiply(meta, false);\n                    wait_for_products<1>();\n"
-        "                    hand_back(last_empty);\n",
-        "                    multiply(meta, false);\n                    hand_back(last_empty);\n"
-        "                    wait_for_products<1>();\n",
+        "                wait_for_products<1>();\n                hand_back(last_empty);\n",
+        "                hand_back(last_empty);\n                wait_for_products<1>();\n",
         RaceError, "WriteAfterRead",
     ),
     "no fence before products": Mutant(
@@ -144,8 +139,8 @@ MUTANTS = {
         KERNEL, "                commit_products();\n", "", (AccumulatorInUse, RaceError)
     ),
     "sums not begun anew": Mutant(
-        KERNEL, "if (first)\n", "if (first && item == blockIdx.x)\n",
-        UninitialisedRegister,
+        KERNEL, "if (first)\n", "if (first && i == items.first())\n",
+        (UninitialisedRegister, WrongResultError),
     ),
     "wrong selector": Mutant(KERNEL, SECOND, SECOND.replace("<1", "<0"), WrongResultError),
     "metadata of the wrong warp": Mutant(
@@ -185,44 +180,47 @@ MUTANTS = {
     ),
     # ---- where things lie ----
     "swizzle of another row": Mutant(
-        KERNEL, "(chunk ^ first_slot % 8)", "(chunk ^ (first_slot + 1) % 8)", WrongResultError
+        COPY, "(chunk ^ first_slot % 8)", "(chunk ^ (first_slot + 1) % 8)", WrongResultError
     ),
     "chunks of a row exchanged": Mutant(
-        KERNEL, "gather((to ^ 3 * chunk_bytes)", "gather((to ^ 2 * chunk_bytes)", WrongResultError
+        COPY, "gather((to ^ 3 * chunk_bytes)", "gather((to ^ 2 * chunk_bytes)", WrongResultError
     ),
     "rows of Y turned without a swizzle": Mutant(
-        KERNEL, "(j + from_chunk ^ from_row % 8) * chunk_bytes", "(j + from_chunk) * chunk_bytes",
+        RESULT, "(j + lane / 16 ^ from_row % 8) * chunk_bytes", "(j + lane / 16) * chunk_bytes",
         (WrongResultError, BankConflictError),
     ),
     "missing warp barrier": Mutant(
-        KERNEL, STAGED, STAGED.split("\n")[1], RaceError, "MissingWarpSync"
+        RESULT, STAGED, STAGED.split("\n")[1], RaceError, "MissingWarpSync"
     ),
     "wrong row scatter": Mutant(
         KERNEL, "load_int(rows + block.rows + row)", "load_int(rows + block.rows + (row ^ 1))",
         WrongResultError,
     ),
     "column list shifted": Mutant(
-        KERNEL, "cols + block.slots + first_slot;", "cols + block.slots + (first_slot ^ 16);",
+        COPY, "cols + block.slots + first_slot;", "cols + block.slots + (first_slot ^ 16);",
         WrongResultError,
     ),
     # ---- edges ----
-    "tail of X not masked": Mutant(KERNEL, INSIDE, "column >= 0", OutOfBounds),
+    "tail of X not masked": Mutant(COPY, INSIDE, "column >= 0", OutOfBounds),
     "padding slot reads X": Mutant(
-        KERNEL, INSIDE, "my_n + a * atom_columns < n", OutOfBounds
+        COPY, INSIDE, "my_n + a * atom_columns < n", OutOfBounds
     ),
     "tail mask off by one": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e <= n) to[e]", (RaceError, OutOfBounds)
+        RESULT, STORE_ONE, "if (n0 + e <= n) to[e]", (RaceError, OutOfBounds)
     ),
     "last column not stored": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
+        RESULT, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
     ),
     "rows beyond the tile are stored": Mutant(
         KERNEL, "row < block.height ? load", "true ? load", (RaceError, OutOfBounds)
     ),
-    "padding rows are stored": Mutant(KERNEL, "if (to_row[i] >= 0) store", "store", OutOfBounds),
+    "padding rows are stored": Mutant(
+        RESULT, "if (to_row >= 0) target.store(chunk", "target.store(chunk", OutOfBounds
+    ),
     "rows that are zero are left out": Mutant(
-        KERNEL, "            // ---- Registers to Y",
-        "            if (block.steps == 0) continue;\n            // ----", UnwrittenError,
+        KERNEL, "            if constexpr (config::fused) {\n",
+        "            if (block.steps == 0) continue;\n            if constexpr (config::fused) {\n",
+        UnwrittenError,
     ),
     "a step left out": Mutant(
         KERNEL, "int left = block.steps - 1;", "int left = block.steps - 2;",

@@ -64,6 +64,7 @@ def workload(tool: str) -> None:
     import numpy as np
     from kernel_problems import BFLOAT16, FLOAT16, Product, exact
     from test_gpu import architecture, shipped, to_gpu
+    from test_hopper_boxes import plain
     from test_kernels_types import problem as type_problem
     from test_transposed import exact as exact_transposed
     from test_transposed import ragged
@@ -72,6 +73,7 @@ def workload(tool: str) -> None:
     from tvwarray._kernels import product
     from tvwarray._kernels.config import few_config
     from tvwarray._kernels.elements import form_of, refusal
+    from tvwarray._kernels.hopper.config import hopper_configs
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.select import configs_of
@@ -116,6 +118,9 @@ def workload(tool: str) -> None:
                 config = few_config(dtype.name, sparse, n)
                 run(_problem(dtype, sparse, n), config)
                 run(_problem(dtype, sparse, n), config, fused=True)
+    for config in hopper_configs(here, FLOAT16, True, every_column=True):
+        if config.boxes:
+            run(plain([200, 75], 400, 264, dropped=9), config)
     for config in transposed_configs(here, "float16"):
         storage, y = ragged(FLOAT16, 72)
         packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.range_shape)

@@ -26,8 +26,10 @@ sparsity metadata and selectors, deadlocks, instructions that are not known.
 Not shown: speed, the rounding of tensor cores (here products are summed in float64 and rounded
 once), and what only ``ptxas`` and the driver know. Memory is sequentially consistent: weak-memory
 bugs between blocks do not show, and a kernel with fences or global atomics may order its blocks
-itself, so that only races within a block are looked for there. Calls must be inlined. Clusters and
-multicast are unknown; what ``cp.async.bulk`` and ``wgmma`` do is there for 16-bit operands.
+itself, so that only races within a block are looked for there. Calls must be inlined. What
+``cp.async.bulk`` and ``wgmma`` do is there for 8-bit and 16-bit operands, tensor copies for two
+dimensions in the 128-byte swizzle; of shared memory of other blocks of a cluster, mbarriers and
+multicast.
 
 What runs asynchronously on Hopper has rules of its own: a bulk copy lands at the end of a round and
 is ordered only for those who waited for its ``mbarrier``; a ``wgmma`` owns its registers and reads
@@ -36,12 +38,12 @@ wrote only behind a ``fence.proxy.async`` (`Clocks.shown`); phases that can no l
 deadlock; ``setmaxnreg`` takes from a pool.
 
 The parts, bottom up: `errors`; `tokens`, `program`, `parse` (text to records); `warp`, `clocks`,
-`shadow`, `shared`, `memory`, `copies`, `mbarrier`, `bulk`, `products`, `registers`, `barriers`,
-`launch`, `report` (the state); `operands`, `decode`, `rounding` and ``ops_*`` (instructions to
-closures); `tensor`, `wgmma` (lane maps and layouts, as records that prove themselves); `arguments`,
-`scheduler`, `machine` (running a launch). For tests: `snippets` (a few instructions on one value a
-thread), `exact` (fractions to floats), `fragments` (the lane maps in the ISA's words). NumPy 2 is
-needed, for its promotion rules.
+`shadow`, `shared`, `memory`, `copies`, `mbarrier`, `bulk`, `cluster`, `products`, `registers`,
+`barriers`, `launch`, `report` (the state); `operands`, `decode`, `rounding` and ``ops_*``
+(instructions to closures); `tensor`, `wgmma`, `tensor_map` (lane maps and layouts, as records that
+prove themselves); `arguments`, `scheduler`, `machine` (running a launch). For tests: `snippets` (a
+few instructions on one value a thread), `exact` (fractions to floats), `fragments` (the lane maps
+in the ISA's words). NumPy 2 is needed, for its promotion rules.
 """
 
 from .errors import (
@@ -70,6 +72,7 @@ from .machine import Interpreter
 from .parse import parse
 from .program import Module
 from .report import Conflicts, Report
+from .tensor_map import TensorMap
 
 __all__ = [
     "AccumulatorInUse",
@@ -92,6 +95,7 @@ __all__ = [
     "PtxError",
     "RaceError",
     "Report",
+    "TensorMap",
     "UndefinedShuffle",
     "UninitialisedRead",
     "UninitialisedRegister",

@@ -42,6 +42,8 @@ def check_geometry(kernel: Kernel, geometry: Geometry) -> None:
         needed = (*kernel.required_block, 1, 1)[:3]
         if needed != block:
             raise LaunchError(f"{kernel.name} requires blocks of {needed}, not {block}")
+    if grid[0] % kernel.cluster:
+        raise LaunchError(f"grid {grid} is not made of clusters of {kernel.cluster} blocks")
     if geometry.shared_bytes > _MOST_SHARED:
         raise LaunchError(
             f"{geometry.shared_bytes} bytes of shared memory a block; the most is {_MOST_SHARED}"

@@ -31,7 +31,7 @@ class Barriers:
         self.threads = -(-threads // LANES) * LANES
         self.arrived = np.zeros((COUNT, blocks, warps), bool)
         # Clocks handed over by those who arrived.
-        self.known = np.zeros((COUNT, blocks, 2, warps + 1), np.int64)
+        self.known = np.zeros((COUNT, blocks, 3, clocks.columns), np.int64)
         self.received = np.zeros((COUNT, blocks, warps), bool)
         self.expected = np.zeros((COUNT, blocks), np.int64)
         # For barrier.red: threads that voted true, and threads that voted.

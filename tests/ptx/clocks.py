@@ -14,6 +14,11 @@ those of warps: what it has written fails the comparison with `floor` and is alw
 
 `shown[b, w, v]` is the last clock of warp v whose writes happen before what warp w does next AND
 have passed a ``fence.proxy.async`` on the way: what the asynchronous proxy may read.
+
+Of a cluster, each block has clocks of its own; behind those of its warps and its engine it keeps
+what its warps know of the other blocks' (`Cluster`). `over[b, w, v]` is the last clock of warp v
+whose reads, and copies that somebody waited for, are over by then: that much an arrival in another
+block says at any scope, while what threads wrote is ordered at the scope of the cluster only.
 """
 
 from __future__ import annotations
@@ -44,13 +49,15 @@ class LaneClock:
 
 
 class Clocks:
-    """Clocks of a batch of `blocks` blocks with `warps` warps each."""
+    """Clocks of a batch of `blocks` blocks with `warps` warps each, in clusters of `cluster`."""
 
-    def __init__(self, blocks: int, warps: int) -> None:
+    def __init__(self, blocks: int, warps: int, cluster: int = 1) -> None:
         self.warps = self.engine = warps
+        self.columns = cluster * (warps + 1)
         self.clock = np.ones((blocks, warps), np.int64)
-        self.seen = np.zeros((blocks, warps, warps + 1), np.int64)
+        self.seen = np.zeros((blocks, warps, self.columns), np.int64)
         self.shown = np.zeros_like(self.seen)
+        self.over = np.zeros_like(self.seen)
         self.floor = np.zeros((blocks, warps), np.int64)
         self._lanes: dict[int, LaneClock] = {}
 
@@ -76,14 +83,17 @@ class Clocks:
 
         Returns
         -------
-        int array, shape (rows, 2, warps + 1)
-            Clocks that happen before the barrier, and those of them that are shown to the
-            asynchronous proxy.
+        int array, shape (rows, 3, columns)
+            Clocks that happen before the barrier, those of them that are shown to the asynchronous
+            proxy, and those whose reads are over.
         """
-        known = np.stack([self.seen[rows, warp], self.shown[rows, warp]], axis=1)
+        known = np.stack(
+            [self.seen[rows, warp], self.shown[rows, warp], self.over[rows, warp]], axis=1
+        )
         if whole:
             known[:, 0, warp] = self.clock[rows, warp]
         known[:, 1] = np.minimum(known[:, 1], known[:, 0])
+        known[:, 2] = np.maximum(known[:, 2], known[:, 0])
         if not waits:
             self.clock[rows, warp] += 1
             self._refresh(rows)
@@ -95,7 +105,7 @@ class Clocks:
         Parameters
         ----------
         rows : int array
-        known : int array, shape (rows, 2, warps + 1)
+        known : int array, shape (rows, 3, columns)
             Clocks which all those who arrived have handed over.
         received : bool array, shape (rows, warps)
             Warps which waited.
@@ -109,17 +119,20 @@ class Clocks:
         some = received[:, :, None]
         self.seen[rows] = np.where(some, np.maximum(seen, order[:, None]), seen)
         self.shown[rows] = np.where(some, np.maximum(shown, known[:, None, 1]), shown)
+        over = self.over[rows]
+        self.over[rows] = np.where(some, np.maximum(over, known[:, None, 2]), over)
         self.clock[rows] = np.where(received, ahead, clock)
         self._refresh(rows)
 
     def acquire(self, warp: int, row: int, known: Array) -> None:
-        """`warp` waited in block `row` for something that hands over `known`, shape (2, warps + 1).
+        """`warp` waited in block `row` for something that hands over `known`, shape (3, columns).
 
         Its own clock is left as it is: nobody can hand over what it has not done.
         """
         own = self.seen[row, warp, warp], self.shown[row, warp, warp]
         self.seen[row, warp] = np.maximum(self.seen[row, warp], known[0])
         self.shown[row, warp] = np.maximum(self.shown[row, warp], known[1])
+        self.over[row, warp] = np.maximum(self.over[row, warp], known[2])
         self.seen[row, warp, warp], self.shown[row, warp, warp] = own
         self._refresh(np.array([row]))
 

@@ -9,6 +9,7 @@ import numpy as np
 from .barriers import Barriers
 from .bulk import BulkCopies
 from .clocks import Clocks
+from .cluster import Cluster
 from .copies import AsyncCopies
 from .mbarrier import MBarriers
 from .memory import GlobalMemory
@@ -57,6 +58,8 @@ class Launch:
     grain : int
         Granule of the shared shadow in bytes; 0 keeps none.
     counters : Counters
+    cluster : Cluster, optional
+        The cluster whose next block this is; a batch of a cluster is one block.
     """
 
     def __init__(
@@ -67,16 +70,19 @@ class Launch:
         block_numbers: Array,
         grain: int,
         counters: Counters,
+        cluster: Cluster | None = None,
     ) -> None:
         self.geometry, self.memory, self.params = geometry, memory, params
         self.block_numbers, self.counters = block_numbers, counters
         self.blocks, self.threads = len(block_numbers), geometry.threads
-        self.clocks = Clocks(self.blocks, geometry.warps)
+        self.cluster = cluster or Cluster(1)
+        self.clocks = Clocks(self.blocks, geometry.warps, self.cluster.size)
         self.shared = SharedMemory(self.clocks, self.blocks, geometry.shared_bytes, grain)
         self.barriers = Barriers(self.clocks, self.blocks, geometry.warps, geometry.threads)
         self.mbarriers = MBarriers(self.clocks, self.shared)
         self.bulk = BulkCopies(self.shared, self.mbarriers)
         self.registers = RegisterPool(geometry.warps)
+        self.rank = self.cluster.join(self)
 
     def new_products(self, warp: Warp) -> Products:
         return Products(self.shared, warp)
@@ -118,6 +124,8 @@ class Launch:
                 value = mask & 0xFFFFFFFF
         else:
             value = {
+                "%cluster_ctarank": self.rank,
+                "%cluster_nctarank": self.cluster.size,
                 "%warpid": warp.number,
                 "%nwarpid": self.geometry.warps,
                 "%smid": 0,

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import ops
 from .arguments import check_geometry, dims, lay_out, pack
+from .cluster import Cluster
 from .decode import Code, decode
 from .errors import LaunchError
 from .launch import Geometry, Launch
@@ -17,7 +18,7 @@ from .memory import GlobalMemory
 from .parse import parse
 from .program import Module, Variable
 from .report import Counters, Report
-from .scheduler import Batch
+from .scheduler import Batch, run_together
 from .warp import LANES, Array
 
 __all__ = ["Interpreter", "Order"]
@@ -144,16 +145,23 @@ class Interpreter:
         counters = Counters([0] * len(code.ops))
         try:
             for numbers in self._batches(geometry, code):
-                launch = Launch(
-                    geometry,
-                    self.memory,
-                    params,
-                    numbers,
-                    code.grain if self.check_races else 0,
-                    counters,
-                )
+                cluster = Cluster(code.kernel.cluster)
+                launches = [
+                    Launch(
+                        geometry,
+                        self.memory,
+                        params,
+                        some,
+                        code.grain if self.check_races else 0,
+                        counters,
+                        cluster,
+                    )
+                    for some in (np.split(numbers, cluster.size) if cluster.size > 1 else [numbers])
+                ]
                 with np.errstate(all="ignore"):
-                    Batch(code, launch, self._turns, self.max_steps).run()
+                    run_together(
+                        [Batch(code, one, self._turns, self.max_steps) for one in launches]
+                    )
         finally:
             for array, address in buffers:
                 if array.flags.writeable:
@@ -178,7 +186,11 @@ class Interpreter:
         return range(count) if self.order == "forward" else range(count - 1, -1, -1)
 
     def _batches(self, geometry: Geometry, code: Code) -> list[Array]:
-        """Block numbers, batch by batch."""
+        """Block numbers, batch by batch; those of a cluster are one."""
+        if (together := code.kernel.cluster) > 1:
+            first = np.arange(0, geometry.blocks, together)
+            order = self._turns(len(first))
+            return [first[i] + np.arange(together) for i in order]
         numbers = np.arange(geometry.blocks, dtype=np.int64)
         if self.order == "reverse":
             numbers = numbers[::-1].copy()

@@ -68,7 +68,7 @@ class MBarriers:
             lanes = np.array([lane])
             self.shared.shadow.write(warp, lanes, rows, 8 // self.shared.shadow.grain)
         block = int(warp.block[lane])
-        nothing = np.zeros((2, self.clocks.warps + 1), np.int64)
+        nothing = np.zeros((3, self.clocks.columns), np.int64)
         author = (warp.number, int(self.clocks.clock[block, warp.number]))
         self.objects[block, address] = MBarrier(
             count, count, self._words(rows), author, nothing, nothing.copy()
@@ -80,8 +80,11 @@ class MBarriers:
         self.find(warp, lane, address)
         del self.objects[int(warp.block[lane]), address]
 
-    def find(self, warp: Warp, lane: int, address: int) -> MBarrier:
-        """The object at an address, as a thread that may use it finds it."""
+    def find(self, warp: Warp, lane: int, address: int, knows: Array | None = None) -> MBarrier:
+        """The object at an address, as a thread that may use it finds it.
+
+        `knows` is what a thread of another block of the cluster has seen of this one's clocks.
+        """
         block = int(warp.block[lane])
         found = self.objects.get((block, address))
         if found is None:
@@ -94,7 +97,11 @@ class MBarriers:
                 f"the mbarrier at shared address {address} was overwritten", lane=lane
             )
         author, clock = found.author
-        if author != warp.number and self.clocks.seen[block, warp.number, author] < clock:
+        if knows is None:
+            ordered = author == warp.number or self.clocks.seen[block, warp.number, author] >= clock
+        else:
+            ordered = bool(knows[0, author] >= clock)
+        if not ordered:
             raise RaceError(
                 "MissingBarrier",
                 f"the mbarrier at {address} is used with no barrier after its initialisation",
@@ -110,6 +117,10 @@ class MBarriers:
         block = np.array([int(warp.block[lane])])
         self.expect(found, expected, lane)
         handed = self.clocks.publish(warp.number, block, waits=False, whole=whole)[0]
+        self.count(found, lane, address, count, handed)
+
+    def count(self, found: MBarrier, lane: int, address: int, count: int, handed: Array) -> None:
+        """Count arrivals by whoever hands over what `handed` says."""
         found.handed = np.maximum(found.handed, handed)
         if count > found.pending:
             raise BarrierMisuse(
@@ -130,20 +141,32 @@ class MBarriers:
     def transfer(self, found: MBarrier, nbytes: int, clock: int) -> None:
         """The copy engine has moved `nbytes`, at its own `clock`."""
         found.handed = found.handed.copy()
-        found.handed[0, self.clocks.engine] = max(found.handed[0, self.clocks.engine], clock)
+        for row in (0, 2):
+            found.handed[row, self.clocks.engine] = max(
+                found.handed[row, self.clocks.engine], clock
+            )
         found.transactions -= nbytes
         if abs(found.transactions) > _MOST:
             raise BarrierMisuse(f"a transaction count of {found.transactions}")
         self._complete(found)
 
-    def poll(self, warp: Warp, lane: int, address: int, parity: int) -> bool:
-        """Whether the phase of that parity is complete; if so the warp sees what it handed over."""
+    def poll(
+        self, warp: Warp, lane: int, address: int, parity: int, *, cluster: bool = False
+    ) -> bool:
+        """Whether the phase of that parity is complete; if so the warp sees what it handed over.
+
+        What threads of other blocks wrote only if it waits at the scope of the `cluster`.
+        """
         if parity not in (0, 1):
             raise BarrierMisuse(f"a phase parity of {parity}", lane=lane)
         found = self.find(warp, lane, address)
         if found.phase & 1 == parity:
             return False
-        self.clocks.acquire(warp.number, int(warp.block[lane]), found.known)
+        known = found.known
+        if not cluster:
+            known = known.copy()
+            known[:2, self.clocks.engine + 1 :] = 0
+        self.clocks.acquire(warp.number, int(warp.block[lane]), known)
         return True
 
     def publish(self, warp: Warp, block: int) -> None:

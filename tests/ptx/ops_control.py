@@ -126,6 +126,8 @@ def _bar(d: Decoder, ins: Instruction) -> Op:
     modifiers = [m for m in ins.modifiers if m not in ("cta", "aligned")]
     if modifiers[:1] == ["warp"]:
         return _warp_sync(d, ins)
+    if modifiers[:1] == ["cluster"]:
+        return _cluster_barrier(d, ins, modifiers[1:])
     if modifiers == ["sync"] or modifiers == ["arrive"]:
         return _block_barrier(d, ins, modifiers[0] == "sync")
     if modifiers[:1] == ["red"]:
@@ -154,6 +156,43 @@ def _block_barrier(d: Decoder, ins: Instruction, waits: bool) -> Op:
         return BLOCKED if waits else None
 
     return aligned(inner, pc, "a barrier", partial=True)
+
+
+def _cluster_barrier(d: Decoder, ins: Instruction, modifiers: list[str]) -> Op:
+    """``barrier.cluster.arrive{.release|.relaxed}`` and ``barrier.cluster.wait{.acquire}``."""
+    action, *semantics = modifiers
+    allowed = {"arrive": ([], ["release"], ["relaxed"]), "wait": ([], ["acquire"])}
+    if semantics not in allowed.get(action, ()):
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+    pc, ordered = d.pc, semantics != ["relaxed"]
+    d.single = True
+
+    def inner(w: Warp, mask: Mask) -> int | None:
+        if action == "arrive":
+            w.launch.cluster.sync_arrive(w, ordered)
+            return None
+        if w.launch.cluster.sync_wait(w, ordered):
+            return None
+        w.park(pc, mask, polls=True)
+        return BLOCKED
+
+    return aligned(inner, pc, "barrier.cluster", partial=True)
+
+
+@opcode("mapa")
+def _mapa(d: Decoder, ins: Instruction) -> Op:
+    """``mapa.shared::cluster.u32 d, a, rank``: the same place in another block's shared memory."""
+    take_modifiers(ins, {"shared::cluster", "u32"})
+    address, rank = d.src(ins.operands[1], "u32"), d.src(ins.operands[2], "u32")
+    put = d.dst(ins.operands[0], "u32")
+
+    def op(w: Warp, mask: Mask) -> None:
+        # Only those that ask count: the others may hold anything.
+        active = w.as_bools(mask)
+        where, which = w.whole(address(w)).astype(np.int64), np.where(active, w.whole(rank(w)), 0)
+        put(w, mask, w.launch.cluster.map(where, which).astype(np.uint32))
+
+    return op
 
 
 def _uniform(w: Warp, mask: Mask, value: np.typing.NDArray[np.uint32]) -> int:

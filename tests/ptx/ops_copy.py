@@ -9,11 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .bulk import UNIT, read_row
 from .decode import opcode
-from .errors import InvalidOperand, UnknownOpcode
+from .errors import InvalidOperand, Misaligned, UnknownOpcode
+from .memory import PARAM_WINDOW
 from .operands import Decoder, Op
 from .ops_memory import note_shared
-from .program import Immediate, Instruction, Operand, Register
+from .program import Address, Immediate, Instruction, Operand, Register
+from .tensor_map import MAP_BYTES, TensorMap
 from .warp import Array, Mask, Warp
 
 _HINT = re.compile(r"L2::\w+")
@@ -46,23 +49,79 @@ def _bulk(d: Decoder, ins: Instruction) -> Op:
     """``cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [dst], [src], size, [mbar]``,
     by each active thread.
     """
+    if ins.modifiers[2:3] == ("tensor",):
+        return _tensor(d, ins)
     place, *rest = ins.modifiers[2:]
-    if place not in ("shared::cta", "shared::cluster") or rest != [
+    multicast = rest[2:] == ["multicast::cluster"]
+    if place not in ("shared::cta", "shared::cluster") or rest[: 2 if multicast else None] != [
         "global",
         "mbarrier::complete_tx::bytes",
     ]:
         raise UnknownOpcode(f"{ins.mnemonic} is not supported")
     target, source = d.address(ins.operands[0]), d.address(ins.operands[1])
     size, barrier = d.src(ins.operands[2], "u32"), d.address(ins.operands[3])
+    blocks = d.src(ins.operands[4], "u16") if multicast else None
 
     def op(w: Warp, mask: Mask) -> None:
         to, start, nbytes, at = target(w), source(w), w.whole(size(w)), barrier(w)
-        for lane in np.flatnonzero(w.as_bools(mask)):
-            w.launch.bulk.issue(
-                w, int(lane), int(to[lane]), int(start[lane]), int(nbytes[lane]), int(at[lane])
-            )
+        ranks = None if blocks is None else w.whole(blocks(w))
+        for lane in map(int, np.flatnonzero(w.as_bools(mask))):
+            value = read_row(w, lane, int(start[lane]), int(nbytes[lane]))
+            places = int(to[lane]) + np.arange(len(value), dtype=np.int64) * UNIT
+            _deliver(w, lane, ranks, places, value, int(at[lane]))
 
     return op
+
+
+_BOX = ("2d", "shared::cluster", "global", "mbarrier::complete_tx::bytes")
+
+
+def _tensor(d: Decoder, ins: Instruction) -> Op:
+    """``cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes{.multicast
+    ::cluster} [dst], [map, {x, y}], [mbar]{, blocks}``, by each active thread.
+    """
+    form, multicast = ins.modifiers[3:7], ins.modifiers[7:]
+    if form != _BOX or multicast not in ((), ("multicast::cluster",)):
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
+    source = ins.operands[1]
+    if not isinstance(source, Address) or len(source.coordinates) != 2:
+        raise InvalidOperand("a tensor copy takes [map, {column, row}]")
+    target, given, barrier = (d.address(ins.operands[i]) for i in range(3))
+    column, row = (d.src(x, "s32") for x in source.coordinates)
+    blocks = d.src(ins.operands[3], "u16") if multicast else None
+
+    def op(w: Warp, mask: Mask) -> None:
+        to, tensor, at = target(w), given(w), barrier(w)
+        columns, rows = w.whole(column(w)), w.whole(row(w))
+        ranks = None if blocks is None else w.whole(blocks(w))
+        for lane in map(int, np.flatnonzero(w.as_bools(mask))):
+            box = _map_at(w, lane, int(tensor[lane]))
+            value = box.read(w.launch.memory, w, lane, int(columns[lane]), int(rows[lane]))
+            places = box.targets(int(to[lane]), lane)
+            _deliver(w, lane, ranks, places, value, int(at[lane]))
+
+    return op
+
+
+def _deliver(
+    w: Warp, lane: int, ranks: Array | None, to: Array, value: Array, barrier: int
+) -> None:
+    """Bring what was read to this block, or to those whose bits the thread names."""
+    if ranks is None:
+        w.launch.bulk.deliver(w, lane, to, value, barrier)
+    else:
+        w.launch.cluster.deliver(w, lane, int(ranks[lane]), to, value, barrier)
+
+
+def _map_at(w: Warp, lane: int, address: int) -> TensorMap:
+    """The tensor map at a generic address: a parameter by value, or in global memory."""
+    if address % 64:
+        raise Misaligned(f"a tensor map at {address:#x}; it begins at a multiple of 64", lane=lane)
+    start = address - PARAM_WINDOW
+    if 0 <= start < len(w.launch.params):
+        return TensorMap.decode(w.launch.params[start : start + MAP_BYTES])
+    lanes, at = np.full(MAP_BYTES, lane), address + np.arange(MAP_BYTES)
+    return TensorMap.decode(w.launch.memory.read(w, lanes, at, 1, 1).tobytes())
 
 
 def _commit(w: Warp, mask: Mask) -> None:

@@ -12,7 +12,7 @@ from .program import Immediate, Instruction
 from .warp import LANES, Array, Mask, Warp
 
 _PLACES = {"shared", "shared::cta", "b64"}
-_SEMANTICS = {"release", "acquire", "cta"}
+_SEMANTICS = {"release", "acquire", "cta", "cluster"}
 
 
 def _active(w: Warp, mask: Mask) -> Array:
@@ -24,7 +24,7 @@ def _mbarrier(d: Decoder, ins: Instruction) -> Op:
     kind = ins.modifiers[0]
     take_modifiers(
         ins,
-        {kind, "expect_tx", "parity"} | _PLACES | _SEMANTICS
+        {kind, "expect_tx", "parity"} | _PLACES | _SEMANTICS | {"shared::cluster"}
         if kind in ("arrive", "test_wait", "try_wait")
         else {kind} | _PLACES,
     )
@@ -63,10 +63,16 @@ def _inval(d: Decoder, ins: Instruction) -> Op:
 
 
 def _arrive(d: Decoder, ins: Instruction) -> Op:
-    """``mbarrier.arrive{.expect_tx}{.release.cta}{.shared::cta}.b64 _, [a]{, count or bytes}``."""
+    """``mbarrier.arrive{.expect_tx}{.release.scope}{.shared::cta}.b64 _, [a]{, count or bytes}``.
+
+    At ``.shared::cluster`` also in another block, without bytes.
+    """
     if ins.operands[0] is not None:
         raise UnknownOpcode(f"{ins.mnemonic} with a state as result is not supported")
     expects = "expect_tx" in ins.modifiers
+    remote, scope = "shared::cluster" in ins.modifiers, "cluster" in ins.modifiers
+    if remote and expects:
+        raise UnknownOpcode(f"{ins.mnemonic} is not supported")
     if expects and len(ins.operands) != 3:
         raise InvalidOperand("mbarrier.arrive.expect_tx takes the number of bytes")
     address = d.address(ins.operands[1])
@@ -80,6 +86,9 @@ def _arrive(d: Decoder, ins: Instruction) -> Op:
         for lane in active:
             given = 1 if amounts is None else int(amounts[lane])
             count, expected = (1, given) if expects else (given, 0)
+            if remote:
+                w.launch.cluster.arrive(w, int(lane), int(where[lane]), count, whole, scope)
+                continue
             w.launch.mbarriers.arrive(w, int(lane), int(where[lane]), count, expected, whole)
 
     return op
@@ -89,7 +98,9 @@ def _poll(d: Decoder, ins: Instruction, waits: bool) -> Op:
     """``mbarrier.test_wait.parity`` and ``try_wait.parity``: who failed to wait lets others run."""
     put = d.dst(ins.operands[0], "pred")
     address, parity = d.address(ins.operands[1]), d.src(ins.operands[2], "u32")
-    pc = d.pc
+    pc, scope = d.pc, "cluster" in ins.modifiers
+    if "shared::cluster" in ins.modifiers:
+        raise InvalidOperand("a wait is for an mbarrier of the thread's own block")
 
     def op(w: Warp, mask: Mask) -> int | None:
         where, wanted = address(w), w.whole(parity(w))
@@ -98,7 +109,7 @@ def _poll(d: Decoder, ins: Instruction, waits: bool) -> Op:
         for lane in _active(w, mask):
             key = (int(w.block[lane]), int(where[lane]), int(wanted[lane]))
             if key not in answers:
-                answers[key] = w.launch.mbarriers.poll(w, int(lane), key[1], key[2])
+                answers[key] = w.launch.mbarriers.poll(w, int(lane), key[1], key[2], cluster=scope)
             done[lane] = answers[key]
         put(w, mask, done)
         active = w.as_bools(mask)

@@ -231,6 +231,11 @@ class _Parser:
                     kernel.max_threads *= size
                 if word == ".reqntid":
                     kernel.required_block = tuple(sizes)
+            elif word == ".reqnctapercluster":
+                kernel.cluster = self.integer()
+                while self.accept(","):
+                    if self.integer() != 1:
+                        raise self.fail("clusters are in a row")
         self.scopes = []
         self.block()
         return kernel
@@ -378,11 +383,16 @@ class _Parser:
         base: Register | Symbol | None = None
         offset = 0
         sign = 1
+        coordinates: tuple[Operand, ...] = ()
         while not self.accept("]"):
             if self.accept("+"):
                 continue
             if self.accept("-"):
                 sign = -sign
+                continue
+            if base is not None and self.accept(","):
+                self.expect("{")
+                coordinates = self.items("}")
                 continue
             operand = self.single()
             if isinstance(operand, Immediate) and isinstance(operand.value, int):
@@ -392,4 +402,4 @@ class _Parser:
             else:
                 raise self.fail("an address is [register or variable + integer]")
             sign = 1
-        return Address(base, offset)
+        return Address(base, offset, coordinates)

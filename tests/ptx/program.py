@@ -54,10 +54,13 @@ class Immediate:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """``[base + offset]``; no base means an absolute address."""
+    """``[base + offset]``; no base means an absolute address. In front of a tensor's coordinates,
+    ``[base, {x, y}]``, the address of its map.
+    """
 
     base: Register | Symbol | None
     offset: int
+    coordinates: tuple[Operand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class Kernel:
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     max_threads: int | None = None
     required_block: tuple[int, ...] | None = None
+    cluster: int = 1
+    """Blocks of a cluster."""
 
 
 @dataclass(slots=True)

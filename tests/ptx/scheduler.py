@@ -12,7 +12,7 @@ from .errors import DivergentCollective, Livelock, PtxError
 from .launch import Launch
 from .warp import LANES, Warp
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "run_together"]
 
 # Steps after which a fragment gives way: a spin loop must not starve the one it waits for.
 _SLICE = 10_000
@@ -37,30 +37,33 @@ class Batch:
         self.code, self.launch, self.turns, self.max_steps = code, launch, turns, max_steps
         self.warps = [Warp(launch, i, code.registers) for i in range(launch.geometry.warps)]
 
-    def run(self) -> None:
-        """Run round after round; in each, every warp goes as far as it can."""
-        idle = 0  # rounds in which threads only polled, and nothing happened
-        while True:
-            events = self.launch.mbarriers.events
-            for number in self.turns(len(self.warps)):
-                self._run_warp(self.warps[number])
-            if all(warp.done for warp in self.warps):
-                self.launch.finish(self.warps)
-                return
-            moved = self.launch.barriers.resolve(self.warps)
-            moved |= self.launch.bulk.land() or self.launch.mbarriers.events != events
-            polls = False
-            for warp in self.warps:
-                parked, warp.parked = warp.parked, {}
-                for pc, mask in parked.items():
-                    warp.add(pc, mask)
-                    moved |= pc not in warp.polling
-                    polls = True
-                warp.polling.clear()
-            idle = 0 if moved else idle + 1
-            # Who polls for the first time has run up to there, which may have been progress.
-            if not moved and (not polls or idle > 1):
-                raise self._stuck()
+        self.events = 0
+        launch.cluster.warps.append(self.warps)
+
+    def advance(self) -> None:
+        """Let every warp go as far as it can."""
+        self.events = self.launch.mbarriers.events
+        for number in self.turns(len(self.warps)):
+            self._run_warp(self.warps[number])
+
+    @property
+    def done(self) -> bool:
+        """Whether all threads have left."""
+        return all(warp.done for warp in self.warps)
+
+    def settle(self) -> tuple[bool, bool]:
+        """Complete barriers and copies: whether anything moved, and whether threads poll."""
+        moved = self.launch.barriers.resolve(self.warps)
+        moved |= self.launch.bulk.land() or self.launch.mbarriers.events != self.events
+        polls = False
+        for warp in self.warps:
+            parked, warp.parked = warp.parked, {}
+            for pc, mask in parked.items():
+                warp.add(pc, mask)
+                moved |= pc not in warp.polling
+                polls = True
+            warp.polling.clear()
+        return moved, polls
 
     def _run_warp(self, warp: Warp) -> None:
         try:
@@ -112,10 +115,11 @@ class Batch:
                 f"{counters.steps} steps and no end: threads wait for something that never comes"
             )
 
-    def _stuck(self) -> PtxError:
+    def stuck(self) -> PtxError:
         """Why nothing can move any more."""
         for warp in self.warps:
-            for pc, mask in warp.stalled.items():
+            # Where threads are missing that poll, nothing is wrong with the collective.
+            for pc, mask in () if warp.ready else warp.stalled.items():
                 warp.pc = pc
                 divergent = DivergentCollective(
                     "some threads of the warp never reach this instruction",
@@ -149,6 +153,25 @@ class Batch:
             block = (number % x, number // x % y, number // (x * y))
             where += f", block {block}, thread {int(warp.thread[error.lane])}"
         error.where = where
+
+
+def run_together(batches: Sequence[Batch]) -> None:
+    """Run batches to the end, round after round; more than one are the blocks of a cluster."""
+    left = list(batches)
+    idle = 0  # rounds in which threads only polled, and nothing happened
+    while left:
+        for i in left[0].turns(len(left)) if len(left) > 1 else (0,):
+            left[i].advance()
+        ended = [batch for batch in left if batch.done]
+        for batch in ended:
+            batch.launch.finish(batch.warps)
+        left = [batch for batch in left if batch not in ended]
+        settled = [batch.settle() for batch in left]
+        moved = bool(ended) or any(m for m, _ in settled)
+        idle = 0 if moved else idle + 1
+        # Who polls for the first time has run up to there, which may have been progress.
+        if not moved and (not any(p for _, p in settled) or idle > 1):
+            raise left[0].stuck()
 
 
 def _warps_in(mask: npt.NDArray[np.bool_]) -> int:

@@ -119,6 +119,40 @@ class Shadow:
         if collective:
             self._note_warp(warp, lanes, rows, per, _COLLECTIVE)
 
+    def write_remotely(self, lane: int, knows: Array, rows: Array, per: int) -> None:
+        """Check a copy that a thread of another block starts.
+
+        `knows` is what that thread knows of this block's clocks: seen, shown, over.
+        """
+        found = self.writer.reshape(-1, per).take(rows, axis=0).astype(np.int64)
+        if (found & int(_FLIGHT)).any():
+            raise RaceError(
+                "WriteInFlight", "the bytes written are the target of a copy in flight", lane=lane
+            )
+        if self.under_way is not None and self.under_way[rows * per * self.grain // 16].any():
+            raise RaceError(
+                "WriteAfterRead",
+                "shared memory of another block is overwritten which a wgmma under way reads",
+                lane=lane,
+            )
+        who = found & int(_WHO)
+        by_engine = (who == _ENGINE).astype(int) * 2
+        if ((found > 0) & (knows[by_engine, self._author(who)] < found >> _WHO_BITS)).any():
+            raise RaceError(
+                "MissingBarrier",
+                "shared memory of another block is overwritten with nothing that orders the writes",
+                lane=lane,
+            )
+        readers = self.readers.reshape(-1, per, self.warps).take(rows, axis=0) >> _LANE_BITS
+        if (late := readers > knows[2, : self.warps]).any():
+            raise RaceError(
+                "WriteAfterRead",
+                "shared memory of another block is overwritten which its warp "
+                f"{int(np.argwhere(late)[0][-1])} may still be reading",
+                lane=lane,
+            )
+        self.writer.reshape(-1, per)[rows] = _FLIGHT | np.uint32(_ENGINE)
+
     def land(self, warp: Warp, lanes: Array, rows: Array, per: int) -> None:
         """Copies in flight have arrived: they count as written by their threads now."""
         self.writer.reshape(-1, per)[rows] = self._word(warp, lanes)

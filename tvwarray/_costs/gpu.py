@@ -56,7 +56,9 @@ def gpu_seconds(
     zero_rows = rows - int(heights.sum())
     bricks = -(-np.append(heights, zero_rows) // BRICK_ROWS)
     steps = -(-np.append(widths, 0) // STEP_SLOTS)
-    choice = choose(Problem(dtype, sparse, work.shape, bricks, steps, n), device)
+    every_column = bool((widths >= cols).all())
+    problem = Problem(dtype, sparse, work.shape, bricks, steps, n, every_column=every_column)
+    choice = choose(problem, device)
     rates = RATES[generation(device.architecture)]
     cache = rates.l2_bytes * device.multiprocessors * device.clock
     operands = (min(cols, work.slots) + rows) * n * size

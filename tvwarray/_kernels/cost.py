@@ -105,6 +105,8 @@ class Problem:
     n: int
     way: Form | None = None
     """How the values are multiplied, if not as they are."""
+    every_column: bool = False
+    """Whether each tile that has columns has all of them in order, as plain 2:4 does."""
 
     @property
     def form(self) -> Form:

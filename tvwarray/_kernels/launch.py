@@ -21,7 +21,8 @@ from tvwarray._kernels.config import step_slots
 from tvwarray._kernels.cost import Problem, predict_transpose
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.elements import form_of
-from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._kernels.hopper.tensor_map import MAP_BYTES, Boxed, tensor_map
+from tvwarray._kernels.pack import PackedMatrix, keeps_every_column
 from tvwarray._kernels.select import Choice, choose
 from tvwarray._kernels.tiles import Tiles
 from tvwarray._kernels.tuned import measured
@@ -45,7 +46,7 @@ _HERE: Final = nullcontext()
 
 Argument = Any
 """An array, Result or Scratch, whose address is passed; None, a null pointer; an int or a float,
-passed as int32 or float32; a NumPy scalar, as it is."""
+passed as int32 or float32; a NumPy scalar, as it is; Boxed, as a tensor map."""
 
 
 class Launcher(Protocol):
@@ -149,7 +150,7 @@ class CupyLauncher:
         """Return a launch that takes other arrays for some arguments, and is quick to start."""
         import cupy
 
-        return BoundLaunch(
+        launch = BoundLaunch(
             cupy.cuda.driver.launchKernel,
             self._function(kernel, int(like.data.device_id)),
             cupy.cuda.get_current_stream().ptr,
@@ -157,6 +158,12 @@ class CupyLauncher:
             kernel.config.threads,
             kernel.config.shared_bytes,
             list(map(_passed, args)),
+        )
+        boxed = {i: arg for i, arg in enumerate(args) if isinstance(arg, Boxed)}
+        if not boxed:
+            return launch
+        return lambda changed: launch(
+            {i: _mapped(boxed[i], x) if i in boxed else x for i, x in changed.items()}
         )
 
     def _function(self, kernel: CompiledKernel, device: int) -> int:
@@ -201,9 +208,18 @@ def _passed(argument: Argument) -> Any:
         return np.intp(0)
     if isinstance(argument, Result | Scratch):
         return argument.array
+    if isinstance(argument, Boxed):
+        return _mapped(argument, argument.array)
     if isinstance(argument, int):
         return np.int32(argument)
     return np.float32(argument) if isinstance(argument, float) else argument
+
+
+def _mapped(boxed: Boxed, array: Array | None) -> Any:
+    """Return the tensor map of an array in place of the one that was boxed; none, if it is None."""
+    if array is None:
+        return np.zeros(MAP_BYTES, np.uint8)
+    return tensor_map(boxed._replace(array=array), int(array.data.ptr))
 
 
 @cache
@@ -235,8 +251,9 @@ def problem_of(packed: PackedMatrix, n: int) -> Problem:
     """Return what the choice of a kernel for `packed` and `n` columns depends on."""
     tiles = packed.tiles
     return Problem(
-        packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n, packed.form
-    )
+        packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n, packed.form,
+        packed.every_column,
+    )  # fmt: skip
 
 
 def choose_config(
@@ -270,7 +287,10 @@ def choose_for(
         return Choice(())
     sparse = form.keeps_pattern(storage.vector is not None)
     tiles = Tiles.of_storage(storage, step_slots(form.element))
-    problem = Problem(storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form)
+    problem = Problem(
+        storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form,
+        keeps_every_column(storage, tiles),
+    )  # fmt: skip
     choice = measured(choose(problem, device), problem, device)
     if not column_major:
         return choice

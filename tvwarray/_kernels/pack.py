@@ -70,6 +70,8 @@ class PackedMatrix:
     """int32 (bricks' rows of all tiles,), -1 for padding"""
     tiles: Tiles
     """Where each tile lies, on the host."""
+    every_column: bool = False
+    """Whether each tile that has columns has all of them, in order, as plain 2:4 does."""
     memo: dict[Any, Any] = field(default_factory=dict)
     """What was worked out for this matrix: work lists, and the choice of a kernel for each n."""
 
@@ -149,7 +151,22 @@ def pack(storage: TVWStorage, form: Form | None = None) -> PackedMatrix:
     return PackedMatrix(
         storage.shape, storage.dtype, form, sparse, values, meta,
         from_host(as_stage_rows(cols, form), storage.data), from_host(rows, storage.data), tiles,
+        _is_every_column(cols, tiles, storage.shape[1]),
     )  # fmt: skip
+
+
+def keeps_every_column(storage: TVWStorage, tiles: Tiles) -> bool:
+    """Return whether each tile that has columns has all of them, in order, as plain 2:4 does."""
+    return _is_every_column(index_lists(storage, tiles)[0], tiles, storage.shape[1])
+
+
+def _is_every_column(cols: HostArray, tiles: Tiles, count: int) -> bool:
+    """Say it of padded column lists; what stands behind the last column is padding, too."""
+    steps = tiles.steps[:-1]
+    if not steps.size or (steps != -(-count // tiles.step_slots)).any():
+        return False
+    every = np.arange(int(steps[0]) * tiles.step_slots)
+    return bool((cols.reshape(steps.size, -1) == np.where(every < count, every, -1)).all())
 
 
 def crowded_pairs(count: int) -> str:

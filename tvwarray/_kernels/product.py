@@ -27,6 +27,7 @@ from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.pack import slabs_of
+from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.repeat import Launch, overlap, place_of, scratch
@@ -126,21 +127,29 @@ def _run(
         if not _fits(config, packed, epilogue, dtype, x.ndim == 2):
             raise BackendError(
                 f"{config} cannot run this: it takes one X, stores A's dtype, and has no variant "
-                "with gelu for blocks of 256 rows."
+                "with gelu for blocks of 256 rows; where it reads X in boxes, all tiles keep every "
+                "column."
             )
         if not epilogue.is_cast:
             config = config.with_epilogue(epilogue.activation_name or "none")
         slabs = slabs_of(packed)
-        work = slabs.work_list(config.block_rows)
-        items = int(work.shape[0]) * columns
+        tall, wide = (config.cluster, 1) if config.boxes else (1, config.cluster)
+        work = slabs.work_list(config.block_rows, tall)
+        n_blocks = -(-n_blocks // wide) * wide
+        strip = max(1, min(n_blocks // wide, strip // wide))
+        items = int(work.shape[0]) // tall * (n_blocks // wide)
+        read = operand.array
+        if config.boxes:
+            read = Boxed(operand.array, operand.pitch, config.bfloat16)
         passed = (
-            operand.array, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
+            read, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
             slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, strip,
             *epilogue_arguments(xp, epilogue, dtype, y),
         )  # fmt: skip
         # Its blocks take one item after another.
         kernel = _compiled(config, device.architecture)
-        launch = Launch(kernel, min(items, device.multiprocessors), passed)
+        grid = min(items, device.multiprocessors // config.cluster) * config.cluster
+        launch = Launch(kernel, grid, passed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
     tiles = packed.tiles
     limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
@@ -233,7 +242,8 @@ def _fits(
     """Return whether a kernel does what is asked; `single` says that X is no batch."""
     if isinstance(config, HopperConfig):
         fused = epilogue.is_cast or config.can_fuse(epilogue.activation_name or "none")
-        return single and fused and dtype == packed.dtype
+        columns = packed.every_column or not config.boxes
+        return single and fused and columns and dtype == packed.dtype
     return single or not isinstance(config, FewConfig)
 
 

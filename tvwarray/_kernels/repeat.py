@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from tvwarray._kernels.compile import CompiledKernel
+from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, Scratch
 from tvwarray._kernels.streams import capturing, settled
 from tvwarray._kernels.transpose import copy_to
@@ -63,7 +64,10 @@ class Launch:
                 forget_launches(packed)
             read_at, written_at = self._places(x, out)
             args = list(self.args)
-            args[read_at], args[written_at] = None, Result(None)  # X and Y are not kept alive
+            # X and Y are not kept alive.
+            read_arg = args[read_at]
+            args[read_at] = read_arg._replace(array=None) if isinstance(read_arg, Boxed) else None
+            args[written_at] = Result(None)
             start = launcher.bound(self.kernel, self.grid, args, x)
             empty = partial(array_namespace(x).empty, out.shape, dtype=out.dtype)
             packed.memo[key] = Repeated(start, empty, read_at, written_at)
@@ -71,7 +75,10 @@ class Launch:
 
     def _places(self, x: Array, out: Array) -> tuple[int, int]:
         """Return which arguments are X and the result."""
-        (read,) = (i for i, a in enumerate(self.args) if a is x)
+        (read,) = (
+            i for i, a in enumerate(self.args)
+            if a is x or (isinstance(a, Boxed) and a.array is x)
+        )  # fmt: skip
         (written,) = (
             i for i, a in enumerate(self.args) if isinstance(a, Result) and a.array is out
         )

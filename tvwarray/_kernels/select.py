@@ -205,7 +205,9 @@ def choose(problem: Problem, device: Device) -> Choice:
     what = device.architecture, problem.form, problem.sparse
     made = _made(*what)
     shipped: list[KernelConfig | HopperConfig] = [c for c, refusal in made if not refusal]
-    shipped += hopper_configs(device.architecture, problem.dtype, problem.sparse)
+    shipped += hopper_configs(
+        device.architecture, problem.dtype, problem.sparse, problem.every_column
+    )
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
         few = (few_config(problem.form.element, problem.sparse, problem.n, r) for r in (16, 32))
         shipped += [c for c in few if not c.refusal()]

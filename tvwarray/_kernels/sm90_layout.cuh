@@ -2,6 +2,7 @@
 #pragma once
 #include "types.cuh"
 #include "config.cuh"
+#include "strips.cuh"
 #include "sm90_ptx.cuh"
 
 // ---- The packed matrix -------------------------------------------------------------------------
@@ -98,6 +99,11 @@ struct Block {
     int slots;   // where the tile's column list begins
     int rows;    // where the block's row list begins
     int height;  // how many rows that list has for the block
+
+    __device__ int bytes() const { return slabs * slab_bytes; }  // of a stage of A
+    __device__ const char* stage_of(const char* all, int step) const {
+        return all + static_cast<long long>(slab + step * stride) * slab_bytes;
+    }
 };
 
 __device__ inline Block load_block(const int* list, int index) {
@@ -106,19 +112,50 @@ __device__ inline Block load_block(const int* list, int index) {
     return {head.x, head.y, head.z, head.w, tail.x, tail.y, tail.z};
 }
 
-// Which entry of the work list and which columns of X item `index` is. X is cut into strips of
-// `strip` items' width, which stay in L2 while all tiles pass; within a strip, neighbours in time
-// share the slabs of A.
-struct Work {
-    int entry;
+struct Item {
+    Block block;
     int n;  // its first column of X
 };
 
-__device__ inline Work work_of(int index, int entries, int n_blocks, int strip) {
-    const int of_strip = index / (entries * strip);
-    const int first = of_strip * strip;
-    const int width = min(strip, n_blocks - first);
-    const int within = index - of_strip * entries * strip;
-    const int entry = within / width;
-    return {entry, (first + within - entry * width) * config::block_n};
-}
+// The blocks of a cluster take as many items at once: one above another, which share X, where X
+// comes in boxes, and else side by side, which share A.
+constexpr int tall = config::boxes ? config::cluster : 1;
+constexpr int wide = config::boxes ? 1 : config::cluster;
+constexpr Half everyone = (1 << config::cluster) - 1;  // a bit for each block
+
+__device__ inline int rank_in_cluster() { return config::cluster > 1 ? cluster_rank() : 0; }
+
+// The items of a launch, which blocks take in turn; in the order of strips.cuh.
+struct Items {
+    const int* list;
+    int entries, n_blocks, strip;  // multiples of `tall` and `wide`; strip in units of `wide`
+
+    __device__ int first() const { return block_index() / config::cluster; }
+    __device__ int step() const { return gridDim.x / config::cluster; }
+    __device__ int end() const { return entries / tall * (n_blocks / wide); }
+    __device__ Item at(int index) const {
+        const Work work = work_of(index, entries / tall, n_blocks / wide, strip);
+        return {load_block(list, work.entry * tall + rank_in_cluster() % tall),
+                (work.column * wide + rank_in_cluster() % wide) * config::block_n};
+    }
+};
+
+// ---- The ring ----------------------------------------------------------------------------------
+
+// Where it is: stages, and two barriers for each.
+struct Ring {
+    Word stages, full, empty;
+};
+
+// A place in it: the stage, and how often the ring has been gone round.
+struct Place {
+    int stage;
+    Word round;
+    __device__ void advance(int by) {
+        stage += by;
+        if (stage >= config::stages) {
+            stage -= config::stages;
+            round ^= 1;
+        }
+    }
+};

@@ -47,6 +47,47 @@ __device__ inline void wait(Word barrier, Word parity) {
         : "memory");
 }
 
+// ---- Clusters ----------------------------------------------------------------------------------
+//
+// Blocks of a cluster run at the same time, and reach each other's shared memory. An address within
+// a block's own is the same place in the cluster's addresses; map_to gives that of another block.
+__device__ inline int cluster_rank() {
+    int rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ inline Word map_to(Word address, Word rank) {
+    Word mapped;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
+    return mapped;
+}
+
+// All threads of all blocks that have not left.
+__device__ inline void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// As arrive, at a barrier of another block.
+__device__ inline void arrive_remotely(Word mapped) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cluster.b64 _, [%0];" ::"r"(mapped)
+                 : "memory");
+}
+
+// As wait, for what threads of other blocks did before they arrived.
+__device__ inline void wait_for_cluster(Word barrier, Word parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
 // ---- Copies ------------------------------------------------------------------------------------
 
 // Copy `bytes` in a row, by the copy engine, which tells `barrier` as they land.
@@ -55,6 +96,32 @@ __device__ inline void copy_bulk(Word to, const void* from, int bytes, Word barr
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
             to),
         "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// The same to all `blocks` of the cluster, one bit each: to the same place there, telling the
+// barrier that is in the same place there.
+__device__ inline void copy_bulk_to(Word to, const void* from, int bytes, Word barrier, Half blocks) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "h"(blocks)
+        : "memory");
+}
+
+// What a matrix in global memory is to the copy engine: address, sizes, strides, the box that one copy
+// moves, how that lies in shared memory. Made by the driver, hopper/tensor_map.py.
+struct alignas(64) TensorMap {
+    unsigned long long word[16];
+};
+
+// Copy the box whose first element is at (column, row), zeros beyond the edges, likewise.
+__device__ inline void copy_box_to(Word to, const TensorMap& map, int column, int row, Word barrier,
+                                   Half blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");
 }
 

@@ -67,6 +67,11 @@ class HopperConfig:
     """Registers of a thread that multiplies."""
     copy_registers: int
     """Registers of a thread that copies."""
+    boxes: bool = False
+    """X comes by tensor copies, of tiles that keep every column; else its rows are gathered."""
+    cluster: int = 1
+    """Blocks of a cluster, to all of which copies go that they have in common: of X if it comes in
+    boxes, else of A."""
     fused: bool = False
     """Whether anything happens to the sums but a cast."""
     activation: Activation = "none"
@@ -83,9 +88,9 @@ class HopperConfig:
         That takes registers beside the sums; where there are many, copying gives up some.
         """
         fused = replace(self, fused=True, activation=activation)
-        if self.wg_rows * self.wg_n < 128 * 128:
+        if self.boxes or self.wg_rows * self.wg_n < 128 * 128:
             return fused
-        return replace(fused, gather_groups=4, multiply_registers=208, copy_registers=40)
+        return replace(fused, gather_groups=4, multiply_registers=208, copy_registers=40, cluster=1)
 
     @property
     def sparse(self) -> bool:
@@ -156,6 +161,10 @@ class HopperConfig:
                 f"{self.threads} threads start with {self.max_registers} registers; a product of "
                 f"{self.wg_n} columns needs {self.wg_n // 2 + _BESIDE_SUMS}"
             )
+        if self.cluster not in (1, 2):
+            return f"clusters of {self.cluster} blocks; larger ones leave multiprocessors idle"
+        if self.boxes and self.block_n // 64 % self.cluster:
+            return f"{self.cluster} blocks cannot share {self.block_n // 64} boxes of a stage"
         if self.gather_groups > self.stages:
             return f"{self.gather_groups} groups for {self.stages} stages"
         if self.stages < 3:
@@ -209,26 +218,37 @@ class HopperConfig:
 
     def __str__(self) -> str:
         """Return a line such as ``sm90_tvw_gemm float16 2:4 256x128, groups 128x128, 6 stages``."""
+        shared = f", {'X' if self.boxes else 'A'} shared by {self.cluster}"
         return (
             f"{self.kernel} {'bfloat16' if self.bfloat16 else 'float16'} 2:4 "
             f"{self.block_rows}x{self.block_n}, groups {self.wg_rows}x{self.wg_n}, "
-            f"{self.stages} stages"
+            f"{self.stages} stages{', boxes' if self.boxes else ''}"
+            f"{shared if self.cluster > 1 else ''}"
         )
 
 
 _SHAPES: Final = (
-    # block rows and n, warpgroup rows and n, stages, gather warps and groups, registers
+    # block rows and n, warpgroup rows and n, stages, gather warps and groups, registers, boxes,
+    # blocks of a cluster
     (256, 128, 128, 128, 6, 2, 4, 184, 56),
+    (256, 128, 128, 128, 6, 2, 4, 184, 56, False, 2),
     (128, 256, 128, 128, 5, 2, 5, 168, 48),
     (128, 128, 64, 128, 8, 2, 4, 152, 56),
     (64, 256, 64, 128, 5, 2, 4, 152, 56),
+    (128, 256, 64, 256, 5, 1, 1, 232, 40, True, 2),
 )
 """In order of preference where the model sees no difference; each was the fastest measured of its
 block among other stages, groups and registers."""
 
 
-def hopper_configs(architecture: str, dtype: DType, sparse: bool) -> tuple[HopperConfig, ...]:
-    """Return the configs that are shipped for an architecture: none but on sm_90, for 2:4."""
+def hopper_configs(
+    architecture: str, dtype: DType, sparse: bool, every_column: bool = False
+) -> tuple[HopperConfig, ...]:
+    """Return the configs that are shipped for an architecture: none but on sm_90, for 2:4.
+
+    Those that read X in boxes only for tiles that keep `every_column`.
+    """
     if not sparse or dtype not in (FLOAT16, BFLOAT16) or architecture.rstrip("af") != "90":
         return ()
-    return tuple(HopperConfig(dtype == BFLOAT16, *shape) for shape in _SHAPES)
+    shipped = (HopperConfig(dtype == BFLOAT16, *shape) for shape in _SHAPES)
+    return tuple(config for config in shipped if every_column or not config.boxes)

@@ -1,13 +1,15 @@
 """How long ``sm90_tvw_gemm`` takes, and what limits it.
 
 A step is 64 slots of an item. Tensor cores, the way to shared memory that they share with the
-gather, and the way from the L2 cache work side by side, so that the longest of the three is the
-step; behind the last one the sums are stored::
+gather, and the way from the L2 cache work side by side, so that the longest of them is the step;
+behind the last one the sums are stored::
 
     tensor cores   2 x rows x columns x 64 / 8192 a clock
+    power          the same / 5700 a clock
     shared memory  (A and X as wgmma reads them + X as it is gathered) / 128 a clock
-    L2             bytes of the stage / 46 a clock
-    item  = steps x longest + rows x columns x 2 / 17 a clock
+    L2             bytes of the stage, of what a cluster shares its part / 46 a clock
+    item  = steps x (longest + 0.05 x L2 if X is larger than the cache)
+            + rows x columns x 2 / 17 a clock
     items = max(mean item x items of the busiest multiprocessor, longest item)
     time  = start + max(items + 0.15 x memory, memory)
 
@@ -31,11 +33,17 @@ from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
 
 TENSOR_FLOPS: Final = 8192.0
 """Dense-equivalent operations a clock: half of them are multiplications by what is not stored."""
+SUSTAINED_FLOPS: Final = 5700.0
+"""What is left of them where nothing else limits: the chip's clock falls under such a load."""
 SHARED_CLOCK_BYTES: Final = 128.0
 SHARED_SHARE: Final = 0.965
 """Of its clocks, what shared memory is busy at most."""
 L2_CLOCK_BYTES: Final = 46.0
 """Bytes a clock for each multiprocessor while all of them read: 10.6 TB/s in all."""
+FAR_SHARE: Final = 0.05
+"""Of the time of the bytes from L2, what shows on top where they are not all in it."""
+CLUSTER_SECONDS: Final = 0.7e-6
+"""What a launch in clusters takes longer."""
 ALONE_CLOCK_BYTES: Final = 64.0
 """The same for one that reads alone."""
 STORE_CLOCK_BYTES: Final = 17.0
@@ -57,7 +65,9 @@ class Budget(NamedTuple):
     gathered_bytes: int
     """Bytes of X that the copying threads write to shared memory."""
     bulk_bytes: int
-    """Bytes of A that the copy engine writes there, past the threads' pipe."""
+    """Bytes of A, and of X in boxes, that the copy engine writes there, past the threads' pipe."""
+    l2_bytes: float
+    """Bytes that a block has from L2: of what a cluster shares, its own part."""
     gather_instructions: int
     """``cp.async`` of a warp: 512 bytes each."""
 
@@ -67,8 +77,9 @@ class Budget(NamedTuple):
         pipe = (self.read_bytes + self.gathered_bytes) / SHARED_CLOCK_BYTES
         return {
             "tensor cores": self.tensor_clocks,
+            "power": self.tensor_clocks * TENSOR_FLOPS / SUSTAINED_FLOPS,
             "shared memory": pipe / SHARED_SHARE,
-            "L2": (self.gathered_bytes + self.bulk_bytes) / L2_CLOCK_BYTES,
+            "L2": self.l2_bytes / L2_CLOCK_BYTES,
         }
 
     @property
@@ -84,12 +95,16 @@ def budget(config: HopperConfig) -> Budget:
     products = config.multiply_warps // 4 * config.products
     a_bytes = SLAB_ROWS * 16 * 2  # stored values of 32 slots
     x_bytes = 32 * config.wg_n * 2
+    a_stage, x_stage = config.a_stage_bytes, config.x_stage_bytes
+    boxes = x_stage if config.boxes else 0
+    shared = boxes or a_stage
     return Budget(
         2 * outputs * STEP_SLOTS / TENSOR_FLOPS,
         products * (a_bytes + x_bytes),
-        config.x_stage_bytes,
-        config.a_stage_bytes,
-        config.x_stage_bytes // 512,
+        x_stage - boxes,
+        a_stage + boxes,
+        a_stage + x_stage - shared * (1 - 1 / config.cluster),
+        (x_stage - boxes) // 512,
     )
 
 
@@ -98,7 +113,9 @@ def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Pr
     clocks, limit = _items(config, problem, device)
     memory = problem.nbytes / device.dram_rate
     parts = {
-        "launch": copy_seconds(problem, device) + START_SECONDS,
+        "launch": copy_seconds(problem, device)
+        + START_SECONDS
+        + (CLUSTER_SECONDS if config.cluster > 1 else 0.0),
         "memory": EXPOSED_MEMORY * memory,
         "blocks": clocks / device.clock,
     }
@@ -110,8 +127,10 @@ def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Pr
 def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[float, str]:
     """Return the clocks from the first item's start to the last one's end, and their limit."""
     slabs = -(-problem.bricks * 16 // SLAB_ROWS)
-    blocks = -(-slabs // (config.block_rows // SLAB_ROWS)) * ceil(problem.n / config.block_n)
-    count = int(blocks.sum())
+    tall, wide = (config.cluster, 1) if config.boxes else (1, config.cluster)
+    entries = -(-slabs // (config.block_rows // SLAB_ROWS))
+    blocks = entries * ceil(problem.n / (config.block_n * wide)) * wide
+    count = -(-int(blocks.sum()) // tall) * tall
     if count == 0:
         return 0.0, "launch"
     need = budget(config)
@@ -119,11 +138,14 @@ def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[floa
     # Few multiprocessors that read at once share the way from L2 with fewer others.
     busy = min(1.0, count / device.multiprocessors)
     paths["L2"] = max(busy * paths["L2"], paths["L2"] * L2_CLOCK_BYTES / ALONE_CLOCK_BYTES)
-    paths["latency"] = LATENCY_CLOCKS / config.gather_groups
+    arriving = config.stages - 1 if config.boxes else config.gather_groups
+    paths["latency"] = LATENCY_CLOCKS / arriving
     limit = max(paths, key=lambda name: paths[name])
     clocks = paths[limit]
+    if problem.shape[1] * problem.n * 2 > device.l2_bytes:
+        clocks += FAR_SHARE * paths["L2"]
     store = config.block_rows * config.block_n * 2 / STORE_CLOCK_BYTES
-    mean = float((blocks * problem.steps).sum()) / count * clocks
+    mean = float((blocks * problem.steps).sum()) / int(blocks.sum()) * clocks
     if store > mean:
         limit = "stores"
     mean += store

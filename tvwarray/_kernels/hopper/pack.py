@@ -64,15 +64,20 @@ class SlabMatrix:
     height: HostArray
     """int64 (tiles,): slabs of each tile in height."""
     first_slab: HostArray
-    lists: dict[int, Array]
-    """Work lists on the device, by the rows of a block."""
+    lists: dict[tuple[int, int], Array]
+    """Work lists on the device, by the rows of a block and the blocks of a cluster."""
 
-    def work_list(self, block_rows: int) -> Array:
-        """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8)."""
-        if block_rows not in self.lists:
+    def work_list(self, block_rows: int, cluster: int = 1) -> Array:
+        """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8).
+
+        Clusters take as many entries together as they have blocks, all with the same steps.
+        """
+        key = block_rows, cluster
+        if key not in self.lists:
+            blocks = _grouped(self.blocks(block_rows), cluster)
             with settled(self.cols):
-                self.lists[block_rows] = from_host(self.blocks(block_rows), self.cols)
-        return self.lists[block_rows]
+                self.lists[key] = from_host(blocks, self.cols)
+        return self.lists[key]
 
     def blocks(self, block_rows: int) -> HostArray:
         """Cut the tiles into blocks of `block_rows` rows: the work list, longest first."""
@@ -90,6 +95,20 @@ class SlabMatrix:
         blocks[:, 6] = (tiles.bricks[tile] - above * _BRICKS) * BRICK_ROWS
         # Ties stay in order, so that blocks of a tile, which share its rows of X, are neighbours.
         return blocks[np.argsort(-blocks[:, 3], kind="stable")]
+
+
+def _grouped(blocks: HostArray, cluster: int) -> HostArray:
+    """Return the work list with groups of `cluster` entries that have equal steps.
+
+    Where entries are missing, the last one is there again, and stores no rows.
+    """
+    groups = []
+    for steps in np.unique(blocks[:, 3])[::-1]:
+        same = blocks[blocks[:, 3] == steps]
+        missing = np.repeat(same[-1:], -len(same) % cluster, axis=0)
+        missing[:, 6] = 0
+        groups += [same, missing]
+    return np.concatenate([blocks[:0], *groups])
 
 
 def slabs_of(packed: PackedMatrix) -> SlabMatrix:
