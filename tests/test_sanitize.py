@@ -18,8 +18,10 @@ from tvwarray._kernels.pack import pack
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 from sanitize import every_lane_tells
 
+CONFIGS = hopper_configs("90", FLOAT16, True, every_column=True)
 
-@pytest.mark.parametrize("config", hopper_configs("90", FLOAT16, True), ids=str)
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_barriers_that_every_lane_tells(monkeypatch, config):
     """More steps than stages; with a count that is wrong the ring stands still."""
     problem = uniform(64, 768, 16, tile_rows=64, keep=1.0, dtype=FLOAT16, sparse=True)
