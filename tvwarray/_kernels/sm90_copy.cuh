@@ -10,7 +10,7 @@
 #include "sm90_ptx.cuh"
 #include "sm90_layout.cuh"
 
-static_assert(block_slabs * slab_bytes % (16 * config::cluster) == 0, "shares of A are whole chunks");
+static_assert(slab_bytes % (16 * config::cluster) == 0, "shares of A are whole chunks");
 
 // ---- Gather ------------------------------------------------------------------------------------
 //
