@@ -123,6 +123,27 @@ def test_operands_inside_larger_arrays(shift: int) -> None:
     assert bool(launcher.reports[0].count("st.global.v4")) == (shift == 8)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_items_of_unequal_tiles_go_to_blocks_that_are_free(order: Any) -> None:
+    """Tiles of 1 to 20 steps: exact, by a schedule; equal ones take turns."""
+    rng = np.random.default_rng(0)
+    config, found = SHIPPED[FLOAT16][2], {}
+    for name, slots in (("skewed", [64, 1280, 640, 128, 320]), ("equal", [128] * 5)):
+        rows, tiles = draw_tiles(rng, [64] * 5, slots, 0, 300)
+        storage = storage_of((rows, 300), tiles, FLOAT16, True, integers(rng), rng)
+        product = Product(storage, integers(rng)((300, 300)).astype(FLOAT16))
+        packed = pack(storage)
+        launcher = InterpreterLauncher("90", order, multiprocessors=2)
+        got = multiply(launcher, packed, product.x, config=config)
+        np.testing.assert_array_equal(got, exact(product)[0].astype(FLOAT16))
+        kept = slabs_of(packed).lists
+        (found[name],) = (kept[k] for k in kept if k[0] == "following")
+    assert found["equal"] is None
+    columns = -(-300 // config.block_n)
+    assert sorted(found["skewed"])[-2:] == [5 * columns] * 2  # each of two blocks ends once
+    assert np.unique(found["skewed"]).size == 5 * columns - 1
+
+
 def test_work_is_as_expected() -> None:
     """Products of what is stored, a bulk copy a stage, 16-byte gathers and stores, one launch."""
     product = uniform(256, 512, 256, tile_rows=256, keep=0.5)

@@ -81,6 +81,10 @@ MUTANTS = {
         KERNEL, "if (lane == 0) arrive(barrier);", "if (lane == 0 && warp != 5) arrive(barrier);",
         BarrierDeadlock,
     ),
+    "the item after another one": Mutant(
+        LAYOUT, "load_int(following + index)", "load_int(following + max(index - 1, 0))",
+        (UnwrittenError, RaceError, WrongResultError),
+    ),
     "turns not counted over items": Mutant(
         COPY, "done = (done + block.steps) % config::gather_groups;", "", BarrierDeadlock
     ),
@@ -224,7 +228,7 @@ MUTANTS = {
     ),
     "a step left out": Mutant(
         KERNEL, "int left = block.steps - 1;", "int left = block.steps - 2;",
-        UninitialisedRead,
+        (UninitialisedRead, BarrierMisuse),
     ),
     "slabs beyond the tile are read": Mutant(
         KERNEL, "min(wg_m * pieces + m, block.slabs - 1)", "(wg_m * pieces + m)",

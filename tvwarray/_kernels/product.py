@@ -26,6 +26,7 @@ from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.hopper.cost import store_steps
 from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, choose_config
@@ -137,18 +138,22 @@ def _run(
         work = slabs.work_list(config.block_rows, tall)
         n_blocks = -(-n_blocks // wide) * wide
         strip = max(1, min(n_blocks // wide, strip // wide))
+        # Its blocks take one item after another.
         items = int(work.shape[0]) // tall * (n_blocks // wide)
+        at_once = min(items, device.multiprocessors // config.cluster)
+        following = slabs.following(
+            config.block_rows, tall, n_blocks // wide, strip, at_once, store_steps(config)
+        )
         read = operand.array
         if config.boxes:
             read = Boxed(operand.array, operand.pitch, config.bfloat16)
         passed = (
             read, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
-            slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, strip,
-            *epilogue_arguments(xp, epilogue, dtype, y),
+            slabs.slabs, packed.cols, packed.rows, work, following, int(work.shape[0]), n, n_blocks,
+            strip, *epilogue_arguments(xp, epilogue, dtype, y),
         )  # fmt: skip
-        # Its blocks take one item after another.
         kernel = _compiled(config, device.architecture)
-        grid = min(items, device.multiprocessors // config.cluster) * config.cluster
+        grid = at_once * config.cluster
         launch = Launch(kernel, grid, passed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
     tiles = packed.tiles

@@ -41,8 +41,9 @@ __device__ inline void copy_items(const Half* x, int ldx, int n, const char* sla
 
     Place place = {group, 0};
     int done = 0;  // steps of earlier items, modulo gather_groups: whose turn it is
-    for (int i = items.first(); i < items.end(); i += items.step()) {
+    for (int i = items.first(), next; i < items.end(); i = next) {
         const Item item = items.at(i);
+        next = items.after(i);
         const Block& block = item.block;
         const int my_n = item.n + chunk * chunk_halfs;
         const char* const my_x = reinterpret_cast<const char*>(x + my_n);
@@ -115,8 +116,9 @@ __device__ inline void copy_items(const TensorMap& x, int, int, const char* slab
     constexpr int share = x_atoms / tall;
     const int first_atom = rank_in_cluster() * share;
     Place place = {0, 0};
-    for (int i = items.first(); i < items.end(); i += items.step()) {
+    for (int i = items.first(), next; i < items.end(); i = next) {
         const Item item = items.at(i);
+        next = items.after(i);
         const Block& block = item.block;
         for (int step = 0; step < block.steps; ++step) {
             const Word stage = ring.stages + place.stage * stage_bytes;

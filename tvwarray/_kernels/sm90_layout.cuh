@@ -125,13 +125,17 @@ constexpr Half everyone = (1 << config::cluster) - 1;  // a bit for each block
 
 __device__ inline int rank_in_cluster() { return config::cluster > 1 ? cluster_rank() : 0; }
 
-// The items of a launch, which blocks take in turn; in the order of strips.cuh.
+// The items of a launch, in the order of strips.cuh. Blocks take them in turn; or, where tiles are of
+// unequal length, as schedule.py has found beforehand: the next one goes to whoever is free first.
 struct Items {
     const int* list;
+    const int* following;  // of each item, which its block takes next; null: in turn
     int entries, n_blocks, strip;  // multiples of `tall` and `wide`; strip in units of `wide`
 
     __device__ int first() const { return block_index() / config::cluster; }
-    __device__ int step() const { return gridDim.x / config::cluster; }
+    __device__ int after(int index) const {
+        return following ? load_int(following + index) : index + gridDim.x / config::cluster;
+    }
     __device__ int end() const { return entries / tall * (n_blocks / wide); }
     __device__ Item at(int index) const {
         const Work work = work_of(index, entries / tall, n_blocks / wide, strip);

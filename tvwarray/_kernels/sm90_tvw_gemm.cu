@@ -51,6 +51,7 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
     const int* __restrict__ cols,    // column lists: a multiple of 64 slots a tile, -1 is padding
     const int* __restrict__ rows,    // row lists: a multiple of 16 rows a tile, -1 is padding
     const int* __restrict__ list,    // the work list, `entries` Blocks of 8 words
+    const int* __restrict__ after,   // of each item, which its block takes next, or null: in turn
     int entries,                     //
     int n,                           // columns of X
     int n_blocks,                    // n / block_n, rounded up
@@ -75,7 +76,7 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
     const Word full = y_buffers + multiply_warps * y_bytes;
     const Word empty = full + config::stages * 8;
     const Ring ring = {stages, full, empty};
-    const Items items = {list, entries, n_blocks, strip};
+    const Items items = {list, after, entries, n_blocks, strip};
 
     const int thread = threadIdx.x;
     const int lane = thread % 32;
@@ -110,12 +111,13 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
         Place place = {0, 0};
         Word last_empty = 0;  // the barrier of the stage whose products are under way
         Item next_item = items.at(items.first());
-        for (int i = items.first(); i < items.end(); i += items.step()) {
+        for (int i = items.first(), following; i < items.end(); i = following) {
             const Item item = next_item;
+            following = items.after(i);
             const Block& block = item.block;
             // What the next item is, is looked up while the last products of this one are under way.
             const auto look_ahead = [&] {
-                if (i + items.step() < items.end()) next_item = items.at(i + items.step());
+                if (following < items.end()) next_item = items.at(following);
             };
             Where where;
             where.n = item.n + wg_n * config::wg_n;

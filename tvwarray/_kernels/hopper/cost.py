@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from tvwarray._kernels.balance import MOST_BLOCKS, unevenness
 from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem, copy_seconds
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
@@ -108,6 +109,12 @@ def budget(config: HopperConfig) -> Budget:
     )
 
 
+def store_steps(config: HopperConfig) -> float:
+    """Return how many steps storing an item takes."""
+    store = config.block_rows * config.block_n * 2 / STORE_CLOCK_BYTES
+    return store / max(budget(config).clocks.values())
+
+
 def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Prediction:
     """Return the modelled time of a problem by the kernel ``sm90_tvw_gemm``."""
     clocks, limit = _items(config, problem, device)
@@ -151,4 +158,7 @@ def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[floa
     mean += store
     longest = float(np.max(problem.steps)) * clocks + LATENCY_CLOCKS + store
     together = ceil(count / device.multiprocessors) * mean
+    if count <= MOST_BLOCKS:
+        costs = np.sort(np.repeat(problem.steps * clocks + store, blocks))[::-1]
+        together *= unevenness(costs, device.multiprocessors)
     return (longest, "one tile") if longest > together else (together, limit)

@@ -22,6 +22,7 @@ a warpgroup. Column and row lists are those of the bricks.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from tvwarray._kernels.bricks import PADDING_META
 from tvwarray._kernels.config import BRICK_ROWS
 from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
 from tvwarray._kernels.pack import PackedMatrix
+from tvwarray._kernels.schedule import successors
 from tvwarray._kernels.streams import settled
 from tvwarray._kernels.tiles import Tiles
 from tvwarray._namespace import Array, array_namespace, device_of, from_host
@@ -64,8 +66,8 @@ class SlabMatrix:
     height: HostArray
     """int64 (tiles,): slabs of each tile in height."""
     first_slab: HostArray
-    lists: dict[tuple[int, int], Array]
-    """Work lists on the device, by the rows of a block and the blocks of a cluster."""
+    lists: dict[Hashable, Any]
+    """Work lists on the device, by the rows of a block and the blocks of a cluster; schedules."""
 
     def work_list(self, block_rows: int, cluster: int = 1) -> Array:
         """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8).
@@ -77,6 +79,22 @@ class SlabMatrix:
             blocks = _grouped(self.blocks(block_rows), cluster)
             with settled(self.cols):
                 self.lists[key] = from_host(blocks, self.cols)
+        found: Array = self.lists[key]
+        return found
+
+    def following(
+        self, block_rows: int, cluster: int, columns: int, strip: int, at_once: int, store: float
+    ) -> Array | None:
+        """Return which item each one's block takes next, on the device; None where they take turns.
+
+        See `schedule.successors`; storing an item takes as long as `store` steps.
+        """
+        key = "following", block_rows, cluster, columns, strip, at_once
+        if key not in self.lists:
+            steps = _grouped(self.blocks(block_rows), cluster)[::cluster, 3]
+            found = successors(steps + store, columns, strip, at_once)
+            with settled(self.cols):
+                self.lists[key] = None if found is None else from_host(found, self.cols)
         return self.lists[key]
 
     def blocks(self, block_rows: int) -> HostArray:
