@@ -7,6 +7,7 @@ bytes that only the driver knows to read, and that a kernel takes as a parameter
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -76,7 +77,8 @@ def tensor_map(boxed: Boxed, address: int) -> Any:
 def _encode() -> Any:
     """Return the driver's function."""
     try:
-        function = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        function = driver.cuTensorMapEncodeTiled
     except (OSError, AttributeError) as e:
         raise BackendError(f"tensor maps need a CUDA driver from 12.0 on: {e}.") from e
     pointer, word = ctypes.c_void_p, ctypes.c_uint32
