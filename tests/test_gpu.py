@@ -15,7 +15,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import test_ptx_wgmma as wgmma
-import test_ptx_wgmma_bytes as wgmma_bytes
 from epilogue_problems import near
 from interpreter_launcher import InterpreterLauncher
 from kernel_problems import (
@@ -143,20 +142,6 @@ def on_hardware(problem: wgmma.Problem, body: str) -> np.ndarray:
     args = (cupy.asarray(problem.image), cupy.asarray(problem.words), out)
     module.get_function("k")((1,), (128,), args, shared_mem=problem.image.nbytes)
     return problem.matrix(out.get())
-
-
-@pytest.mark.parametrize(("kind", "other", "n"), wgmma_bytes.CASES)
-def test_wgmma_of_bytes_agrees_with_the_interpreter(kind: str, other: str, n: int) -> None:
-    """float8 and int8: both operands K-major, metadata of all lanes."""
-    problem = wgmma_bytes.ByteProblem(n, kind, other)
-    np.testing.assert_array_equal(on_hardware(problem, problem.body), problem.run(problem.body))
-
-
-@pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
-def test_all_eight_bit_floats_are_those_of_the_interpreter(kind: str, part: int) -> None:
-    problem = wgmma_bytes.all_bit_patterns(kind, part)
-    np.testing.assert_array_equal(on_hardware(problem, problem.body), problem.run(problem.body))
 
 
 def ragged(dtype: np.dtype[Any], sparse: bool, n: int, values: str = "integers") -> Product:

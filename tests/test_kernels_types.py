@@ -245,14 +245,17 @@ def test_unpacking_other_widths_gives_the_tiles_back(dtype: np.dtype[Any], spars
 def test_architectures_that_have_no_such_products_say_so() -> None:
     assert "8.9" in refusal(form_of(E4M3), "86")
     assert "emulated on sm_90" in refusal(form_of(E5M2), "90a")
+    assert "emulated on sm_100" in refusal(form_of(E4M3), "100", wgmma=True)
+    assert refusal(form_of(E5M2), "90a", wgmma=True) == ""
     assert refusal(form_of(E4M3), "89") == refusal(form_of(E4M3), "120") == ""
     assert "float64 needs" in refusal(form_of(FLOAT64), "120")
     assert refusal(form_of(FLOAT64), "90") == refusal(form_of(INT8), "80") == ""
     assert form_of(np.dtype(np.complex64)) is None
     assert configs("90", np.dtype(np.int16), True) == ()
     backend = CudaBackend(InterpreterLauncher("90"))
-    storage = problem(E4M3, "default", True).storage
-    assert "emulated" in backend.refusal(storage, np.zeros((150, 2), E4M3))
+    x = np.zeros((150, 2), E4M3)
+    assert "emulated" in backend.refusal(problem(E4M3, "default", False).storage, x)
+    assert backend.refusal(problem(E4M3, "default", True).storage, x) == ""
 
 
 def test_float32_products_are_chosen_by_precision(monkeypatch: pytest.MonkeyPatch) -> None:

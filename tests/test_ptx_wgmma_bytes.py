@@ -6,12 +6,15 @@ problems run on hardware in `test_gpu.py`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from ptx import IllegalSelector, InvalidOperand, UnknownOpcode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptx import IllegalSelector, InvalidOperand, UnknownOpcode, float8
 from test_ptx_wgmma import B_AT, BEGIN, COMMIT, FENCE, PAIRS, WAIT, Problem, descriptor
 
 DEPTH = 128
@@ -163,6 +166,52 @@ def test_all_eight_bit_floats(kind: str, part: int) -> None:
     with np.errstate(invalid="ignore"):
         expected = problem.a @ problem.x.astype(float)
     np.testing.assert_array_equal(problem.run(problem.body), expected)
+
+
+def recorded(kind: str, name: str) -> tuple[ByteProblem, Any]:
+    """Return a problem that an H200 has run, and what is known of it."""
+    with np.load(Path(__file__).parent / "data" / "float8_sums_sm_90.npz") as file:
+        found = {k.split("_")[2]: file[k] for k in file if k.startswith(f"{kind}_{name}_")}
+    problem = ByteProblem(8, kind)
+    problem.positions = found["positions"].astype(np.int64)
+    problem.values, problem.x = (found[k].view(DTYPES[kind]) for k in "ax")
+    problem.build()
+    return problem, found
+
+
+@pytest.mark.parametrize("name", ["normals", "wide"])
+@pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
+def test_sums_of_float8_are_those_of_hardware(kind: str, name: str) -> None:
+    """Two products, and one onto a sum of 24 bits: 14 bits are kept, the same ones."""
+    problem, found = recorded(kind, name)
+    both = problem.run(problem.body)
+    np.testing.assert_array_equal(both, found["both"])
+    assert (both != (problem.a @ problem.x.astype(float)).astype(np.float32)).mean() > 0.3
+    bits = int(found["sum"].view(np.uint32))
+    given = " ".join(f"mov.b32 %f{i}, {bits};" for i in range(4))
+    added = problem.run(f"{given} {BEGIN} {problem.product(0)} {COMMIT} {WAIT}")
+    np.testing.assert_array_equal(added, found["added"])
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.sampled_from(["e4m3", "e5m2"]))
+def test_short_cut_of_exact_sums_is_no_other_sum(seed: int, spread: int, kind: str) -> None:
+    """Where nothing is cut off sums are exact; 14 bits are kept either way."""
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, int]) -> np.ndarray:
+        found = rng.integers(-8, 9, shape) * 2.0 ** rng.integers(-spread, 1, shape)
+        return found.astype(DTYPES[kind]).astype(np.float64)
+
+    left, right = draw((3, 32)), draw((32, 4))
+    before = rng.integers(-99, 99, (3, 4)) * 2.0 ** rng.integers(-spread, 1, (3, 4))
+    got = float8.add_products(left, right, before, (kind, kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(float8, "_are_multiples", lambda *_: False)
+        np.testing.assert_array_equal(got, float8.add_products(left, right, before, (kind, kind)))
+    exact = left @ right + before
+    terms = abs(left) @ abs(right) + abs(before)
+    assert (abs(got - exact) <= 34 * 2.0**-13 * np.maximum(terms, 2.0**-10)).all()
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,10 @@ import numpy as np
 from tvwarray._backends.cuda import BACKEND, CudaBackend
 from tvwarray._errors import BackendError
 from tvwarray._kernels import tuned
-from tvwarray._kernels.config import KernelConfig
-from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.launch import problem_of
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.repeat import forget_launches
-from tvwarray._kernels.select import Choice, stage_variants
+from tvwarray._kernels.select import AnyConfig, Choice, stage_variants
 from tvwarray._matmul import packed_for
 from tvwarray._namespace import from_host
 from tvwarray._operands import Operand
@@ -79,7 +77,7 @@ def autotune(
     ranked = [c.config for c in backend.plan(whole, x).candidates if not c.refusal]
     out, device = multiply(launcher, packed, x), launcher.device(x)
 
-    def seconds(config: KernelConfig | HopperConfig) -> float:
+    def seconds(config: AnyConfig) -> float:
         run = partial(multiply, launcher, packed, x, out, config)
         return launcher.seconds(run, like=x, repeats=repeats)
 

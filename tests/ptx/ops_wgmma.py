@@ -14,6 +14,7 @@ import numpy as np
 
 from .decode import aligned, opcode, take_modifiers
 from .errors import IllegalSelector, InvalidOperand, OutOfBounds, UnknownOpcode
+from .float8 import add_products
 from .operands import Decoder, Op
 from .ops_tensor import check_metadata, expand, gather, scatter, values_of
 from .products import Product
@@ -209,7 +210,6 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
             word = w.regs[form.metadata[0]].view(np.uint32)
             stored, wrong = expand(stored, word.reshape(1, -1), form.selector, form.shape, True)
             check_metadata(wrong, None, form.selector, form.shape)
-        total = stored[0] @ right
         keep = bool(_uniform(w, scale(w), "scale"))
         before = products.sums_of(form.sums)
         if before is None and not keep:
@@ -221,9 +221,12 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
                 before = gather(raw.astype(np.float64)[:, :, None], accumulators(form.columns), 1)[
                     0
                 ]
-            total = total + before
+        else:
+            before = np.zeros((len(stored[0]), form.columns))
         name = hash((pc, name_a, name_b, keep))
-        products.start(Product(form.sums, inputs, chunks), _finish(form, total), name)
+        products.start(
+            Product(form.sums, inputs, chunks), _finish(form, stored[0], right, before), name
+        )
 
     return aligned(inner, d.pc, "wgmma.mma_async")
 
@@ -231,8 +234,12 @@ def _mma(d: Decoder, ins: Instruction) -> Op:
 _SUMS = {"f32": np.float32, "s32": np.int32}
 
 
-def _finish(form: _Form, total: Array) -> Array:
+def _finish(form: _Form, left: Array, right: Array, before: Array) -> Array:
     """The sums as their registers hold them; integers wrap around, or saturate where asked."""
+    if form.family.name == "byte" and form.family.sums == "f32":
+        total = add_products(left, right, before.astype(np.float64), (form.a_kind, form.b_kind))
+        return total.astype(np.float32)
+    total = left @ right + before
     if form.family.sums == "f32":
         return total.astype(np.float32)
     if form.saturate:

@@ -116,7 +116,8 @@ class CudaBackend:
             return f"needs at most 2**29 columns of X, got {x.shape[-1]}"
         if transposed:
             return refusal_of(form) or _too_large_transposed(storage)
-        if reason := elements.refusal(form, self.launcher.device(x).architecture):
+        wgmma, device = storage.vector is not None, self.launcher.device(x)
+        if reason := elements.refusal(form, device.architecture, wgmma=wgmma):
             return reason
         if form.element == "tf32" and (crowded := self._crowded_pairs(storage)):
             return crowded_pairs(crowded)

@@ -99,8 +99,10 @@ def operand_of(launcher: Launcher, form: Form, x: Array) -> Operand:
     elif is_column_major(x):
         copy = rows_of(launcher, x, width)
     else:
-        copy = xp.zeros((*lead, width), dtype=x.dtype, device=device_of(x))
-        copy[..., :n] = x
+        # CuPy copies no float8: bits do.
+        bits = x.view(np.uint8) if x.dtype.itemsize == 1 else x
+        copy = xp.zeros((*lead, width), dtype=bits.dtype, device=device_of(x))
+        copy[..., :n] = bits
     rows = int(np.prod(lead))
     return Operand(copy, width * size, rows * width * size, int(x.shape[-2]) * width * size)
 

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tvwarray._dtypes import DType
+from tvwarray._dtypes import DType, product_dtype
 from tvwarray._kernels.balance import WORTH, lengths, most_steps, unevenness
 from tvwarray._kernels.config import (
     BRICK_ROWS,
@@ -118,13 +118,13 @@ class Problem:
     @property
     def nbytes(self) -> int:
         """Bytes of A as packed, of X's rows that are read, and of Y: they cross the memory once."""
-        size = self.dtype.itemsize
+        size, out_size = self.dtype.itemsize, product_dtype(self.dtype, self.dtype).itemsize
         element, slots = self.form.element, step_slots(self.form.element)
         brick = self.form.parts * brick_value_bytes(element, self.sparse)
         brick += brick_meta_bytes(element, self.sparse)
         values = int((self.bricks * self.steps).sum()) * brick
         read = min(self.shape[1], int(self.steps.sum()) * slots)
-        return values + (self.shape[0] + read) * self.n * size
+        return values + (self.shape[0] * out_size + read * size) * self.n
 
 
 class Prediction(NamedTuple):

@@ -4,6 +4,7 @@
 dtype           precision                    element
 ==============  ===========================  =====================================================
 float16, ...    any                          itself; float8 from sm_89 on, float64 on sm_80 and 90
+float8          "high", "highest"            itself; on Hopper sums are added up in float32
 float32         "default", "highest"         bfloat16 in three parts, all 24 bits
 float32         "high"                       bfloat16 in two parts, 16 bits
 float32         "tf32"                       tf32, 11 bits; 1:2 where there are pairs
@@ -18,6 +19,7 @@ import numpy as np
 
 from tvwarray._dtypes import (
     BFLOAT16,
+    EIGHT_BIT_FLOATS,
     FLOAT8_E4M3,
     FLOAT8_E5M2,
     FLOAT16,
@@ -39,6 +41,8 @@ class Form(NamedTuple):
 
     element: Element
     parts: int = 1
+    promoted: bool = False
+    """Whether float32 sums, which tensor cores keep with fewer bits, are added up outside them."""
 
     def keeps_pattern(self, sparse: bool) -> bool:
         """Say whether a matrix with pattern (2, 4) is multiplied by ``mma.sp``."""
@@ -64,16 +68,34 @@ _OF_FLOAT32: Final[dict[Precision, Form]] = {
 
 def form_of(dtype: DType, precision: Precision = "default") -> Form | None:
     """Return how values of `dtype` are multiplied, or None if there is no way."""
-    return _OF_FLOAT32[precision] if dtype == FLOAT32 else _FORMS.get(dtype)
+    if dtype == FLOAT32:
+        return _OF_FLOAT32[precision]
+    form = _FORMS.get(dtype)
+    if form is not None and dtype in EIGHT_BIT_FLOATS and precision in ("high", "highest"):
+        return form._replace(promoted=True)
+    return form
 
 
-def refusal(form: Form, architecture: str) -> str:
-    """Return why an architecture does not multiply `form`, in a sentence, or an empty string."""
+def refusal(form: Form, architecture: str, *, wgmma: bool = False) -> str:
+    """Return why an architecture does not multiply `form`, in a sentence, or an empty string.
+
+    Parameters
+    ----------
+    form : Form
+    architecture : str
+    wgmma : bool
+        The instruction is ``wgmma.sp`` where there is one, on sm_90, else ``mma`` or ``mma.sp``.
+    """
     number = int(architecture.rstrip("af"))
     if form.element.startswith("float8"):
         if number < 89:
             return f"float8 needs compute capability 8.9, sm_{architecture} has no products of it"
-        if number // 10 in (9, 10):
+        if number // 10 == 9 and not wgmma:
+            return (
+                f"float8 mma is emulated on sm_{architecture}, at a tenth of the speed of float16, "
+                "and wgmma multiplies pattern (2, 4) alone; cast A and X to float16"
+            )
+        if number // 10 == 10:
             return (
                 f"float8 mma.sp is emulated on sm_{architecture}, at a tenth of the speed of "
                 "float16; cast A and X to float16"

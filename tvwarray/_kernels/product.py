@@ -26,12 +26,14 @@ from tvwarray._kernels.compile import compile_kernel
 from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.hopper.config8 import ByteConfig
 from tvwarray._kernels.hopper.cost import store_steps
 from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.repeat import Launch, overlap, place_of, scratch
+from tvwarray._kernels.select import AnyConfig
 from tvwarray._kernels.transpose import is_column_major
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of
 
@@ -45,7 +47,7 @@ def multiply(
     packed: PackedMatrix,
     x: Array,
     out: Array | None = None,
-    config: KernelConfig | HopperConfig | None = None,
+    config: AnyConfig | None = None,
     epilogue: Epilogue = IDENTITY,
 ) -> Array:
     """Return `epilogue` of ``A @ x``, by one launch.
@@ -62,7 +64,7 @@ def multiply(
     out : array, shape (rows, n) or (batch, rows, n), optional
         Written where it lies if its rows are contiguous; 16 bytes at a time where its rows begin
         at multiples of 16 bytes, else an element at a time.
-    config : KernelConfig or HopperConfig, optional
+    config : KernelConfig, HopperConfig or ByteConfig, optional
         The kernel to run, instead of the one `choose_config` ranks first. What it stores follows
         from the epilogue; ``sm90_tvw_gemm`` takes one X and stores A's dtype alone.
     epilogue : Epilogue
@@ -96,7 +98,7 @@ def _run(
     packed: PackedMatrix,
     x: Array,
     out: Array | None,
-    config: KernelConfig | HopperConfig | None,
+    config: AnyConfig | None,
     epilogue: Epilogue,
     key: Hashable | None = None,
 ) -> Array:
@@ -155,6 +157,22 @@ def _run(
         kernel = _compiled(config, device.architecture)
         grid = at_once * config.cluster
         launch = Launch(kernel, grid, passed)
+        return launch.first(launcher, packed, operand.array, y, x, out, key)
+    if isinstance(config, ByteConfig):
+        config = config.storing(OUTPUTS[dtype])
+        if not epilogue.is_cast:
+            config = config.with_epilogue(epilogue.activation_name or "none")
+        slabs = slabs_of(packed)
+        work = slabs.work_list(config.block_rows)
+        items = int(work.shape[0]) * columns
+        passed = (
+            operand.array, operand.pitch, np.int64(operand.batch),
+            Result(y), pitch_of(y), np.int64(batch_stride(y)),
+            slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, columns,
+            strip, *epilogue_arguments(xp, epilogue, dtype, y),
+        )  # fmt: skip
+        kernel = _compiled(config, device.architecture)
+        launch = Launch(kernel, min(items, device.multiprocessors), passed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
     tiles = packed.tiles
     limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
@@ -219,10 +237,12 @@ def _strides(x: Array) -> tuple[Any, Any]:
     return np.int64(x.strides[0] // size), np.int64(x.strides[1] // size)
 
 
-def _strip_bytes(config: KernelConfig | HopperConfig, cols: int) -> int:
+def _strip_bytes(config: AnyConfig, cols: int) -> int:
     """Return the bytes of X that a block's width of columns has."""
     if isinstance(config, HopperConfig):
         return 2 * max(cols, 1) * config.block_n
+    if isinstance(config, ByteConfig):
+        return max(cols, 1) * config.block_n
     return ELEMENT_BYTES[config.element] * config.parts * max(cols, 1) * config.block_n
 
 
@@ -238,7 +258,7 @@ def _variant(config: KernelConfig, dtype: DType, epilogue: Epilogue, pieces: boo
 
 
 def _fits(
-    config: KernelConfig | HopperConfig,
+    config: AnyConfig,
     packed: PackedMatrix,
     epilogue: Epilogue,
     dtype: DType,
@@ -249,12 +269,14 @@ def _fits(
         fused = epilogue.is_cast or config.can_fuse(epilogue.activation_name or "none")
         columns = packed.every_column or not config.boxes
         return single and fused and columns and dtype == packed.dtype
+    if isinstance(config, ByteConfig):
+        return True
     return single or not isinstance(config, FewConfig)
 
 
 def _best(
     packed: PackedMatrix, x: Array, device: Device, epilogue: Epilogue, dtype: DType
-) -> KernelConfig | HopperConfig:
+) -> AnyConfig:
     """Return the config that ranks first, of those that do what is asked."""
     n = int(x.shape[-1])
     choice = choose_config(packed, n, device, column_major=is_column_major(x))

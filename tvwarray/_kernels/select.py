@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from tvwarray._dtypes import DType, Precision
 from tvwarray._kernels.config import (
@@ -24,7 +24,11 @@ from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
 from tvwarray._kernels.elements import Form, form_of
 from tvwarray._kernels.elements import refusal as refusal_of
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
+from tvwarray._kernels.hopper.config8 import ByteConfig, byte_configs
 from tvwarray._kernels.hopper.cost import predict_hopper
+
+AnyConfig: TypeAlias = KernelConfig | HopperConfig | ByteConfig
+"""The constants of any of the kernels."""
 
 RESERVED_SHARED: Final = 1024
 """Bytes of shared memory that the system takes of every block."""
@@ -83,7 +87,7 @@ NOT_SHIPPED: Final = {
 class Candidate(NamedTuple):
     """A config and what was found about it."""
 
-    config: KernelConfig | HopperConfig
+    config: AnyConfig
     prediction: Prediction | None
     """None if refused."""
     refusal: str
@@ -103,7 +107,7 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
     @property
-    def config(self) -> KernelConfig | HopperConfig | None:
+    def config(self) -> AnyConfig | None:
         """The best candidate that is not refused, or None."""
         best = self.candidates[0] if self.candidates else None
         return best.config if best and not best.refusal else None
@@ -204,10 +208,11 @@ def choose(problem: Problem, device: Device) -> Choice:
     """Rank the configs of all kernels for a problem on a device, those refused last."""
     what = device.architecture, problem.form, problem.sparse
     made = _made(*what)
-    shipped: list[KernelConfig | HopperConfig] = [c for c, refusal in made if not refusal]
+    shipped: list[AnyConfig] = [c for c, refusal in made if not refusal]
     shipped += hopper_configs(
         device.architecture, problem.dtype, problem.sparse, problem.every_column
     )
+    shipped += byte_configs(*what)
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
         few = (few_config(problem.form.element, problem.sparse, problem.n, r) for r in (16, 32))
         shipped += [c for c in few if not c.refusal()]
@@ -216,12 +221,12 @@ def choose(problem: Problem, device: Device) -> Choice:
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
 
-def stage_variants(config: KernelConfig | HopperConfig, device: Device) -> list[KernelConfig]:
+def stage_variants(config: AnyConfig, device: Device) -> list[KernelConfig]:
     """Return `config` of ``sm80_tvw_gemm`` with the other depths of its ring, 2 to 5, that fit.
 
     The model hardly tells them apart; measuring does.
     """
-    if isinstance(config, HopperConfig | FewConfig):
+    if isinstance(config, HopperConfig | ByteConfig | FewConfig):
         return []
     others = (replace(config, stages=n) for n in STAGES if n != config.stages)
     return [
@@ -246,7 +251,7 @@ def _seconds(candidate: Candidate) -> float:
     return candidate.prediction.seconds if candidate.prediction else inf
 
 
-def judged(config: KernelConfig | HopperConfig, problem: Problem, device: Device) -> Candidate:
+def judged(config: AnyConfig, problem: Problem, device: Device) -> Candidate:
     """Return what is found about one config: a modelled time, or a refusal."""
     refusal = config.refusal()
     if not refusal and config.shared_bytes > device.shared_per_block:
@@ -254,10 +259,11 @@ def judged(config: KernelConfig | HopperConfig, problem: Problem, device: Device
             f"needs {config.shared_bytes} bytes of shared memory, the device allows a block "
             f"{device.shared_per_block}"
         )
-    refusal = refusal or refusal_of(problem.form, device.architecture)
+    wgmma = isinstance(config, HopperConfig | ByteConfig)
+    refusal = refusal or refusal_of(problem.form, device.architecture, wgmma=wgmma)
     if refusal:
         return Candidate(config, None, refusal)
-    if isinstance(config, HopperConfig):
+    if isinstance(config, HopperConfig | ByteConfig):
         return Candidate(config, predict_hopper(config, problem, device), "")
     if isinstance(config, FewConfig):
         return Candidate(config, predict_few(config, problem, device), "")

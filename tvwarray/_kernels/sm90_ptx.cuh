@@ -125,6 +125,12 @@ __device__ inline void copy_box_to(Word to, const TensorMap& map, int column, in
         : "memory");
 }
 
+// Wait until at most `newest` groups of this thread's own copies are under way.
+template <int newest>
+__device__ inline void wait_for_copies_but() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
+}
+
 // wgmma reads shared memory through the asynchronous proxy. What threads wrote, also by cp.async, it
 // sees only behind this fence, by the thread that wrote and before it tells anybody.
 __device__ inline void fence_for_wgmma() {
@@ -156,6 +162,11 @@ template <int count>
 __device__ inline void receive(float (&c)[count]) {
 #pragma unroll
     for (int i = 0; i < count; ++i) asm volatile("" : "+f"(c[i])::"memory");
+}
+template <int count>
+__device__ inline void receive(int (&c)[count]) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) asm volatile("" : "+r"(c[i])::"memory");
 }
 
 // Registers move between warpgroups: those who copy need few, those who multiply hold the sums.

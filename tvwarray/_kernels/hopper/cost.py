@@ -1,4 +1,4 @@
-"""How long ``sm90_tvw_gemm`` takes, and what limits it.
+"""How long ``sm90_tvw_gemm`` and ``sm90_tvw_gemm8`` take, and what limits them.
 
 A step is 64 slots of an item. Tensor cores, the way to shared memory that they share with the
 gather, and the way from the L2 cache work side by side, so that the longest of them is the step;
@@ -17,7 +17,8 @@ wgmma reads all of A and X of its product from shared memory each time: X alone 
 at the full sparse rate, all that shared memory has. That is why the gather shows although it runs
 beside. The rates were fitted to an H200 (4096^3 and 8192^3, 50 to 95 %, tiles of 64, 128 and 256
 rows: see docs/hopper.md); the occupancy of shared memory that the profiler shows for the largest
-block, 92 % of the clocks, is the model's.
+block, 92 % of the clocks, is the model's. 8-bit values are turned on the way, which reads and
+writes X once more, and their steps take 128 slots.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tvwarray._kernels.balance import MOST_BLOCKS, unevenness
 from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem, copy_seconds
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
+from tvwarray._kernels.hopper.config8 import ByteConfig
 
 TENSOR_FLOPS: Final = 8192.0
 """Dense-equivalent operations a clock: half of them are multiplications by what is not stored."""
@@ -49,8 +51,12 @@ ALONE_CLOCK_BYTES: Final = 64.0
 """The same for one that reads alone."""
 STORE_CLOCK_BYTES: Final = 17.0
 """Bytes of Y a clock: converting, turning around in shared memory, storing."""
+SUM_CLOCKS: Final = 0.24
+"""Clocks for each sum of 8-bit values, which pass shared memory as they are, 8 rows at a time."""
 LATENCY_CLOCKS: Final = 1500.0
 """From a stage's first copy to its hand-over."""
+HAND_OVER_CLOCKS: Final = 110.0
+"""Of a step of 8-bit values: the ring has fewer stages, and turning waits for what has landed."""
 START_SECONDS: Final = LAUNCH_SECONDS + 2e-6
 """Launch, barriers, and the first stages from memory."""
 EXPOSED_MEMORY: Final = 0.15
@@ -71,15 +77,19 @@ class Budget(NamedTuple):
     """Bytes that a block has from L2: of what a cluster shares, its own part."""
     gather_instructions: int
     """``cp.async`` of a warp: 512 bytes each."""
+    turned_bytes: int = 0
+    """Bytes of X that threads read and write again, where k must be contiguous."""
+    hand_over_clocks: float = 0.0
+    """What shared memory is not busy from one stage to the next."""
 
     @property
     def clocks(self) -> dict[str, float]:
         """Clocks of a step by resource; the longest one is the step's."""
-        pipe = (self.read_bytes + self.gathered_bytes) / SHARED_CLOCK_BYTES
+        pipe = (self.read_bytes + self.gathered_bytes + self.turned_bytes) / SHARED_CLOCK_BYTES
         return {
             "tensor cores": self.tensor_clocks,
             "power": self.tensor_clocks * TENSOR_FLOPS / SUSTAINED_FLOPS,
-            "shared memory": pipe / SHARED_SHARE,
+            "shared memory": pipe / SHARED_SHARE + self.hand_over_clocks,
             "L2": self.l2_bytes / L2_CLOCK_BYTES,
         }
 
@@ -90,12 +100,14 @@ class Budget(NamedTuple):
         return max(clocks, key=lambda name: clocks[name])
 
 
-def budget(config: HopperConfig) -> Budget:
+def budget(config: HopperConfig | ByteConfig) -> Budget:
     """Return what a step of a whole item takes."""
     outputs = config.block_rows * config.block_n
     products = config.multiply_warps // 4 * config.products
     a_bytes = SLAB_ROWS * 16 * 2  # stored values of 32 slots
     x_bytes = 32 * config.wg_n * 2
+    # 8-bit values: twice the slots in as many bytes, at twice the rate.
+    turns = isinstance(config, ByteConfig)
     a_stage, x_stage = config.a_stage_bytes, config.x_stage_bytes
     boxes = x_stage if config.boxes else 0
     shared = boxes or a_stage
@@ -106,6 +118,8 @@ def budget(config: HopperConfig) -> Budget:
         a_stage + boxes,
         a_stage + x_stage - shared * (1 - 1 / config.cluster),
         (x_stage - boxes) // 512,
+        2 * x_stage if turns else 0,
+        HAND_OVER_CLOCKS if turns else 0.0,
     )
 
 
@@ -115,8 +129,10 @@ def store_steps(config: HopperConfig) -> float:
     return store / max(budget(config).clocks.values())
 
 
-def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Prediction:
-    """Return the modelled time of a problem by the kernel ``sm90_tvw_gemm``."""
+def predict_hopper(
+    config: HopperConfig | ByteConfig, problem: Problem, device: Device
+) -> Prediction:
+    """Return the modelled time by the kernel ``sm90_tvw_gemm`` or ``sm90_tvw_gemm8``."""
     clocks, limit = _items(config, problem, device)
     memory = problem.nbytes / device.dram_rate
     parts = {
@@ -131,7 +147,9 @@ def predict_hopper(config: HopperConfig, problem: Problem, device: Device) -> Pr
     return Prediction(sum(parts.values()), parts, limit)
 
 
-def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[float, str]:
+def _items(
+    config: HopperConfig | ByteConfig, problem: Problem, device: Device
+) -> tuple[float, str]:
     """Return the clocks from the first item's start to the last one's end, and their limit."""
     slabs = -(-problem.bricks * 16 // SLAB_ROWS)
     tall, wide = (config.cluster, 1) if config.boxes else (1, config.cluster)
@@ -149,9 +167,11 @@ def _items(config: HopperConfig, problem: Problem, device: Device) -> tuple[floa
     paths["latency"] = LATENCY_CLOCKS / arriving
     limit = max(paths, key=lambda name: paths[name])
     clocks = paths[limit]
-    if problem.shape[1] * problem.n * 2 > device.l2_bytes:
+    turns = isinstance(config, ByteConfig)
+    if problem.shape[1] * problem.n * (1 if turns else 2) > device.l2_bytes:
         clocks += FAR_SHARE * paths["L2"]
-    store = config.block_rows * config.block_n * 2 / STORE_CLOCK_BYTES
+    outputs = config.block_rows * config.block_n
+    store = outputs * SUM_CLOCKS if turns else outputs * 2 / STORE_CLOCK_BYTES
     mean = float((blocks * problem.steps).sum()) / int(blocks.sum()) * clocks
     if store > mean:
         limit = "stores"

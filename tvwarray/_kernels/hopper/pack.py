@@ -18,6 +18,9 @@ there: row r is 32 stored values, 4 chunks of 16 bytes, chunk c kept at ``c ^ (r
 
 and then the metadata: the words of its four bricks, which is a word for each of the 128 threads of
 a warpgroup. Column and row lists are those of the bricks.
+
+Of 8-bit values a slab is 64 rows x 128 slots: 64 bytes a row as well, of 64 values, and two words
+for each thread.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy as np
 
 from tvwarray._kernels.bricks import PADDING_META
 from tvwarray._kernels.config import BRICK_ROWS
-from tvwarray._kernels.hopper.config import SLAB_BYTES, SLAB_ROWS
+from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS
 from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.schedule import successors
 from tvwarray._kernels.streams import settled
@@ -44,7 +47,6 @@ BLOCK_WORDS: Final = 8
 """int32 words of an entry of the work list: struct Block of sm90_layout.cuh, and one unused."""
 
 _BRICKS: Final = SLAB_ROWS // BRICK_ROWS
-_WORDS: Final = SLAB_BYTES // 2
 _VALUE_WORDS: Final = SLAB_ROWS * 32
 _CHUNKS: Final = 4
 _CHUNK: Final = 8
@@ -59,7 +61,8 @@ class SlabMatrix:
     """A matrix in the order of ``sm90_tvw_gemm``; see the picture of this module."""
 
     slabs: Array
-    """uint16 (slabs * 2304,): bit patterns of values, then words of metadata, slab after slab"""
+    """uint16 (slabs * 2304,), or 2560 of 8-bit values: bit patterns of values, then words of
+    metadata, slab after slab"""
     cols: Array
     rows: Array
     tiles: Tiles
@@ -148,15 +151,18 @@ def _make(packed: PackedMatrix) -> SlabMatrix:
     height = -(-tiles.bricks // _BRICKS)
     first_slab = cumulate(height * tiles.steps)[:-1]
     total = int((height * tiles.steps).sum())
-    slabs = xp.zeros((total * _WORDS,), dtype=xp.uint16, device=device)
+    of_brick = 64 * tiles.step_slots // STEP_SLOTS  # halves of words of metadata
+    slab_words = _VALUE_WORDS + _BRICKS * of_brick
+    slabs = xp.zeros((total * slab_words,), dtype=xp.uint16, device=device)
+    all_values = packed.values.view(np.uint16)  # pairs of 8-bit values
     row, kept_at = from_host(_ROW, packed.cols), from_host(_KEPT_AT, packed.cols)
     for group in tiles.groups():
         t = group.start
         count, steps, bricks = group.stop - t, int(tiles.steps[t]), int(tiles.bricks[t])
         size = count * steps * bricks
         start = int(tiles.first_brick[t])
-        values = packed.values[start * 512 : (start + size) * 512]
-        meta = packed.meta[start * 64 : (start + size) * 64]
+        values = all_values[start * 512 : (start + size) * 512]
+        meta = packed.meta[start * of_brick : (start + size) * of_brick]
         # Fragment, g, t, half of the chunks, half of the rows, pair; see pack.py.
         natural = xp.reshape(values, (count * steps, bricks, 2, 8, 4, 2, 2, 2))
         natural = xp.permute_dims(natural, (0, 1, 6, 3, 2, 5, 4, 7))
@@ -165,10 +171,13 @@ def _make(packed: PackedMatrix) -> SlabMatrix:
         tall[:, :bricks] = xp.reshape(natural, (count * steps, bricks, BRICK_ROWS * 32))
         number = count * steps * int(height[t])
         rows = xp.reshape(tall, (number, SLAB_ROWS, _CHUNKS, _CHUNK))
-        words = xp.full((count * steps, full, 64), PADDING_META, dtype=xp.uint16, device=device)
-        words[:, :bricks] = xp.reshape(meta, (count * steps, bricks, 64))
+        words = xp.full(
+            (count * steps, full, of_brick), PADDING_META, dtype=xp.uint16, device=device
+        )
+        words[:, :bricks] = xp.reshape(meta, (count * steps, bricks, of_brick))
         at = int(first_slab[t])
-        target = xp.reshape(slabs[at * _WORDS : (at + number) * _WORDS], (number, _WORDS))
+        target = slabs[at * slab_words : (at + number) * slab_words]
+        target = xp.reshape(target, (number, slab_words))
         target[:, :_VALUE_WORDS] = xp.reshape(rows[:, row, kept_at], (number, _VALUE_WORDS))
-        target[:, _VALUE_WORDS:] = xp.reshape(words, (number, _BRICKS * 64))
+        target[:, _VALUE_WORDS:] = xp.reshape(words, (number, _BRICKS * of_brick))
     return SlabMatrix(slabs, packed.cols, packed.rows, tiles, height, first_slab, {})
