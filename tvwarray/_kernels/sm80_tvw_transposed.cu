@@ -368,7 +368,8 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
             const Step step = read_header(header);
 #pragma unroll
             for (int slice = 0; slice < config::slices; ++slice)
-                if (slice < step.slices) multiply(read, slice, step.fragments);
+                if (slice < step.slices && warp_m < step.fragments)
+                    multiply(read, slice, step.fragments);
             if (step.last) add(read, step.fragments);
             write = read;
             read = after(read);
