@@ -46,7 +46,7 @@ preconditioner = pyamg.smoothed_aggregation_solver(S, B=bar["B"]).asprecondition
 start = np.random.default_rng(0).standard_normal((S.shape[0], 12))
 values, modes = lobpcg(A, start, M=preconditioner, largest=False, tol=1e-4, maxiter=60)
 expected, _ = lobpcg(S, start, M=preconditioner, largest=False, tol=1e-4, maxiter=60)
-np.testing.assert_allclose(values, expected, rtol=1e-6)
+np.testing.assert_allclose(values, expected, rtol=1e-4)
 residual = np.linalg.norm(S @ modes - modes * values, axis=0)
 print("eigenvalues:", np.array2string(values, precision=4))
 print(f"largest residual: {residual.max():.1e}")
