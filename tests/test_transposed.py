@@ -32,6 +32,7 @@ from kernel_problems import (
 import tvwarray
 from tvwarray import BackendError, Epilogue, TVWMatrix
 from tvwarray import _matmul as products_module
+from tvwarray._backends import cuda
 from tvwarray._backends.array import BACKEND as ARRAY_BACKEND
 from tvwarray._backends.cuda import CudaBackend
 from tvwarray._kernels.elements import form_of
@@ -298,6 +299,22 @@ def test_other_types_say_why_they_go_elsewhere(dtype: Any, launcher: Interpreter
     assert not launcher.reports
 
 
+def test_what_cannot_be_counted_says_so(
+    launcher: InterpreterLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fragments are counted in 32 bits, by the most that there could be; columns of Y too."""
+    storage, y = ragged(n=8)
+    a = TVWMatrix.from_storage(storage)
+    monkeypatch.setattr(cuda, "_INDEX_MAX", 1000)
+    reason = dict(tvwarray.select_backend(a.T, y).refusals)["cuda"]
+    assert reason == "has more than 2**28 slots, times a 32nd of their tiles' rows"
+    wide = np.repeat(y, 40, axis=1)
+    reason = dict(tvwarray.select_backend(a.T, wide).refusals)["cuda"]
+    assert reason == "needs at most 2**29 columns of X, got 320"
+    np.testing.assert_array_equal(a.T @ y, exact(storage, y)[0].astype(np.float16))
+    assert not launcher.reports
+
+
 def test_the_plan_names_the_kernel_and_what_it_takes() -> None:
     storage, _ = ragged()
     a = TVWMatrix.from_storage(storage)
@@ -310,6 +327,8 @@ def test_the_plan_names_the_kernel_and_what_it_takes() -> None:
     assert "sm80_tvw_transposed float16 192x" in text
     refused = str(tvwarray.plan(a.astype(np.float32).T, 512, device="A100"))
     assert "no kernel, sm80_tvw_transposed multiplies float16 and bfloat16, not float32" in refused
+    none = str(tvwarray.plan(a.astype(np.int16).T, 512, device="A100"))
+    assert "no kernel, tensor cores have no such products" in none
     with pytest.raises(BackendError, match=r"ranked by the model: tvwarray.plan\(A.T, n\)"):
         tvwarray.autotune(a.T, 8)
 
@@ -383,6 +402,7 @@ def test_configs_say_what_they_cannot_do() -> None:
         ({"warp_n": 16}, "do not tile"),
         ({"stages": 1}, "below 2"),
         ({"slices": 3}, "1 or 2 slices of 1 to 16 fragments, not 3 of 8"),
+        ({"warps": 16}, "512 threads are more than a step of Y has chunks of 16 bytes"),
     ]:
         assert reason in replace(SMALL, **changes).refusal()
     assert not SMALL.refusal()
