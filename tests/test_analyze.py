@@ -219,8 +219,7 @@ def silent(monkeypatch):
 
 def test_a_matrix_that_cannot_pay_is_told_of_once(silent):
     rng = np.random.default_rng(0)
-    shape = 60_000, 60_000
-    a = sp.random_array(shape, density=6.7e-5, rng=rng, format="csr", dtype=np.float32)
+    a = sp.random_array((100_000, 100_000), density=3e-5, rng=rng, format="csr")
     with pytest.warns(tvwarray.EfficiencyWarning, match=r"analyze\(A\) has the figures") as caught:
         TVWMatrix(a)
     assert caught[0].filename == __file__

@@ -41,6 +41,12 @@ L3_BYTES: Final = 80 << 20
 """Of the processor the nanoseconds were measured on: a vector register or cache line, a row of X in
 a block, the caches; of the last one the part that one core had."""
 
+PAGED_BYTES: Final = 8 << 20
+"""Of so much memory the processor keeps the addresses of all pages, 4 kB each."""
+
+NEAR_PAGED_BYTES: Final = 384 << 10
+"""The part of it whose addresses are at hand at once."""
+
 GEMM_L3_BYTES: Final = 50 << 20
 """The part of L3 that serves a dense product of few right-hand sides, which reads A in strips."""
 
@@ -83,13 +89,15 @@ def _tvw(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     wide = ceil(n * size / LINE_BYTES) * LINE_BYTES / size
     blocks = ceil(wide * size / BLOCK_BYTES)
     row_bytes = min(wide * size, BLOCK_BYTES)
-    near = _fetched(w, row_bytes, L2_BYTES, most=w.slots)
+    near, paged = (_fetched(w, row_bytes, c, most=w.slots) for c in (L2_BYTES, PAGED_BYTES))
     results, beyond, fresh = _results(rows * wide, size)
     return "tvw many", (
         w.nnz * wide,
         w.slots * wide,
         near.in_order * wide,
         near.again * wide,
+        paged.again * blocks,
+        paged.again * wide,
         w.visits * blocks,
         w.visits * wide,
         results,
@@ -101,10 +109,10 @@ def _tvw(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
 
 
 def _gathered(w: Work, width: int) -> tuple[float, float]:
-    """Return the elements of X that slots take from beyond the L1 and the L2 cache."""
-    nbytes = w.shape[1] * width * w.value_bytes
-    near, far = (_beyond(nbytes, cache) for cache in (L1_BYTES, L2_BYTES))
-    return w.slots * width * near, w.slots * width * far
+    """Return the elements of X past L1, and its rows past L2, that slots take in no order."""
+    row_bytes = width * w.value_bytes
+    near, far = (_fetched(w, row_bytes, c, most=w.slots).again for c in (L1_BYTES, L2_BYTES))
+    return near * width, far
 
 
 def _csr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
@@ -115,18 +123,20 @@ def _csr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
             w.nnz,
             w.nnz * _beyond(stream, L2_BYTES),
             _fetched(w, LINE_BYTES, L1_BYTES).all,
-            w.nnz * _beyond(w.shape[1] * size, L2_BYTES // 4),
+            _fetched(w, size, NEAR_PAGED_BYTES).again,
             rows,
             w.uneven,
         )
     row_bytes = n * size
-    near, far = (_fetched(w, row_bytes, cache) for cache in (L2_BYTES, L3_BYTES))
+    near, paged, far = (_fetched(w, row_bytes, c) for c in (L2_BYTES, PAGED_BYTES, L3_BYTES))
     return "csr many", (
         w.nnz,
         w.nnz * n,
         _fetched(w, row_bytes, L1_BYTES).all * n,
         near.again,
         near.again * n,
+        paged.again,
+        paged.again * n,
         far.again * n,
         rows,
         *_results(rows * n, size),
@@ -231,74 +241,107 @@ class Machine:
 
 
 _NANOSECONDS: Final = {
-    "bsr many 32": (5168, 1.614, 0.2677, 0.2402, 0.6596, 0.8179),
-    "bsr many 64": (5196, 3.7, 0.3179, 0.09538, 0.2861, 0),
-    "bsr one 32": (2697, 3.434, 0.1979, 0.0463),
-    "bsr one 64": (2446, 2.649, 0.2265, 0.08951),
-    "csr many 32": (2365, 1.243, 0.06938, 0.03191, 1.274, 0.09932, 0, 0, 0.1737, 0.1009, 0.7128),
+    "bsr many 32": (5257, 1.641, 0.2688, 0.2412, 0.6492, 0.8437),
+    "bsr many 64": (5196, 3.539, 0.3164, 0.09631, 0.2905, 0),
+    "bsr one 32": (2704, 3.433, 0.1977, 0.04648),
+    "bsr one 64": (2445, 2.643, 0.2269, 0.08913),
+    "csr many 32": (
+        2279,
+        1.138,
+        0.06865,
+        0.03467,
+        9.243,
+        0.05176,
+        39.93,
+        0.06017,
+        2.121,
+        2.275,
+        0.1552,
+        0.03257,
+        0.6682,
+    ),
     "csr many 64": (
-        2639,
-        0.9551,
-        0.1396,
-        0.04424,
-        9.675,
-        0.1142,
-        3.865,
-        5.375,
-        0.2787,
-        0.2378,
-        1.427,
+        2684,
+        0.9183,
+        0.1316,
+        0.05305,
+        15.02,
+        0.05052,
+        29.25,
+        0.07449,
+        1.588,
+        6.748,
+        0.259,
+        0.1948,
+        1.621,
     ),
-    "csr one 32": (1847, 0.3561, 0.1382, 0.05087, 0, 0.5054, 4.982),
-    "csr one 64": (1951, 0.3699, 0.1021, 0.09068, 0, 0.6502, 4.863),
-    "dense few 32": (917.1, 0.01651, 0.03055, 0.07729, 0.09952, 0),
-    "dense few 64": (737.2, 0.02499, 0.05901, 0.194, 0.5183, 0.3978),
-    "dense many 32": (705.6, 0.2057, 0.007274, 0.0105, 0, 0.04589),
-    "dense many 64": (690.4, 0.6294, 0.01566, 0.02434, 0.7775, 0.05884),
-    "dense one 32": (496.9, 0.03707, 0.09982, 0, 1.142),
-    "dense one 64": (434.1, 0.07739, 0.196, 0.203, 1.44),
+    "csr one 32": (1821, 0.3445, 0.1458, 0.05649, 4.159, 0.7608, 5.046),
+    "csr one 64": (1930, 0.3573, 0.1225, 0.08174, 1.992, 0.8181, 5.222),
+    "dense few 32": (917.7, 0.01652, 0.03055, 0.07675, 0.1004, 0),
+    "dense few 64": (717.3, 0.02481, 0.05891, 0.1941, 0.5165, 0.4466),
+    "dense many 32": (748.7, 0.2055, 0.007166, 0.01048, 0, 0.04546),
+    "dense many 64": (690.4, 0.6297, 0.0156, 0.02431, 0.7639, 0.06358),
+    "dense one 32": (499.9, 0.03724, 0.09964, 0, 1.086),
+    "dense one 64": (440.8, 0.07757, 0.196, 0.2029, 1.385),
     "tvw few 32": (
-        8427,
-        0.01054,
-        0.02501,
-        0.00632,
-        0.7684,
-        0.003021,
+        8425,
+        0.01066,
+        0.02617,
+        0.00586,
+        0.6242,
+        0.02236,
         0,
+        20.66,
+        1.882,
         0,
-        1.841,
-        0,
-        0.9889,
-        4.618,
+        0.9264,
+        28.9,
     ),
-    "tvw few 64": (7662, 0.01173, 0.0269, 0.009874, 0.3839, 0.08492, 0, 0, 0.2661, 3.507, 3.912, 0),
+    "tvw few 64": (
+        7678,
+        0.0111,
+        0.0286,
+        0.0106,
+        0.1158,
+        0.07662,
+        2.234e-06,
+        61.06,
+        0.06233,
+        4.371,
+        3.908,
+        21.52,
+    ),
     "tvw many 32": (
-        7092,
-        0.01114,
-        0.1036,
+        7115,
+        0.01109,
+        0.1039,
         0,
-        0.1147,
+        0.1046,
+        66.1,
         0,
-        0.0576,
-        0.1341,
-        0.1918,
-        0.2931,
-        1.079,
-        32.14,
+        0,
+        0.05778,
+        0.1367,
+        0.1956,
+        0.2867,
+        0.963,
+        18.29,
     ),
     "tvw many 64": (
-        7731,
-        0.02249,
-        0.1964,
-        0.4419,
-        0.2306,
-        11.84,
-        2.119e-08,
-        0.1361,
-        0.1113,
-        0.8217,
-        1.772,
-        2.281,
+        7589,
+        0.02227,
+        0.1713,
+        0.135,
+        0.2019,
+        63.13,
+        0.0001126,
+        12.37,
+        5.7e-05,
+        0.1741,
+        0.3463,
+        0.7152,
+        1.841,
+        0,
     ),
 }
 """For 1, and for each count of a kernel."""

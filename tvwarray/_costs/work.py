@@ -71,7 +71,9 @@ class Csr(NamedTuple):
 def csr_work(pattern: Pattern) -> Csr:
     """Return the work of a pattern in other forms than tiles."""
     block, blocks = bsr_blocks(pattern)
-    uneven = int(np.count_nonzero(np.diff(pattern.held)))
+    apart = np.diff(pattern.rows) > 1  # empty rows between
+    changes = np.where(apart, 2, np.diff(pattern.held) != 0)
+    uneven = int(changes.sum())
     return Csr(row_windows(pattern), uneven, blocks, block)
 
 
