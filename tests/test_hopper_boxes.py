@@ -71,8 +71,9 @@ def run(product: Product, config: HopperConfig, order: Any = "forward", blocks: 
     return got, report
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "order"), [(FLOAT16, "forward"), (FLOAT16, "random"), (BFLOAT16, "reverse")]
+)
 def test_every_column_is_exact(dtype: Any, order: Any) -> None:
     """Ragged in all ways: tiles of no block's height, an odd number of entries, rows of zeros."""
     product = plain([300, 75, 128], 270, 264, dropped=9, dtype=dtype)
