@@ -12,19 +12,23 @@ from kernel_problems import FLOAT16, exact, uniform
 
 from tvwarray._kernels import product
 from tvwarray._kernels.compile import compile_kernel
+from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.hopper.config import hopper_configs
+from tvwarray._kernels.hopper.config8 import byte_configs
 from tvwarray._kernels.pack import pack
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 from sanitize import every_lane_tells
 
-CONFIGS = hopper_configs("90", FLOAT16, True, every_column=True)
+INT8 = np.dtype(np.int8)
+CONFIGS = [(FLOAT16, c) for c in hopper_configs("90", FLOAT16, True, every_column=True)]
+CONFIGS += [(INT8, c) for c in byte_configs("90", form_of(INT8), True)]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_barriers_that_every_lane_tells(monkeypatch, config):
+@pytest.mark.parametrize(("dtype", "config"), CONFIGS, ids=str)
+def test_barriers_that_every_lane_tells(monkeypatch, dtype, config):
     """More steps than stages; with a count that is wrong the ring stands still."""
-    problem = uniform(64, 768, 16, tile_rows=64, keep=1.0, dtype=FLOAT16, sparse=True)
+    problem = uniform(64, 768, 16, tile_rows=64, keep=1.0, dtype=dtype, sparse=True)
     told = every_lane_tells(config.kernel)
     text = "".join(told.values())
     assert text.count("32 * ") >= 2
@@ -33,4 +37,4 @@ def test_barriers_that_every_lane_tells(monkeypatch, config):
     monkeypatch.setattr(product, "_compiled", lambda *_: kernel)
     packed = pack(problem.storage)
     got = product.multiply(InterpreterLauncher("90"), packed, problem.x, config=config)
-    np.testing.assert_array_equal(got, exact(problem)[0].astype(np.float16))
+    np.testing.assert_array_equal(got, exact(problem)[0].astype(got.dtype))

@@ -74,6 +74,7 @@ def workload(tool: str) -> None:
     from tvwarray._kernels.config import few_config
     from tvwarray._kernels.elements import form_of, refusal
     from tvwarray._kernels.hopper.config import hopper_configs
+    from tvwarray._kernels.hopper.config8 import byte_configs
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.select import configs_of
@@ -130,7 +131,7 @@ def workload(tool: str) -> None:
         kind = np.dtype(name)
         form = form_of(kind, precision)
         if not refusal(form, here):
-            for config in configs_of(here, form, True):
+            for config in (*configs_of(here, form, True), *byte_configs(here, form, True)):
                 run(type_problem(kind, precision, True), config, form)
 
 
