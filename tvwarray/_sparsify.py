@@ -42,8 +42,8 @@ def sparsify(
         Search for each tile which columns share a group, so that 2:4 loses least.
     group_rows : bool
         Put rows into the tiles that keep most of them, instead of consecutive ones: 2 to 4 % more
-        of the score. Products on the CPU take 1 to 12 % longer, since a tile's results no longer
-        lie side by side.
+        of the score. ``x @ A.T`` on the CPU takes up to 15 % longer, since a tile's results no
+        longer lie side by side.
     count_range : (float, float), optional
         The fewest and the most columns of a tile, in units of their mean: ``(0.5, 1.5)`` makes
         tiles more alike. Options from `tile_rows` on, but `scores`, are those of a pattern given
