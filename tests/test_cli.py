@@ -126,6 +126,27 @@ def test_convert_casts_a_tvw_file_without_touching_its_layout(cli):
     assert (B.dtype, B.tile_rows, B.transposed) == (np.float64, 32, True)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lost"),
+    [("float16", 2), ("int8", 3), ("float64", 0), ("bool", 4), ("float8_e5m2", 2)],
+)
+@pytest.mark.parametrize("kind", ["dense", "csr", "tvw"])
+def test_convert_says_how_many_values_a_type_does_not_hold(cli, dtype, lost, kind):
+    a = np.zeros((16, 16), np.float32)
+    a[0, :5] = 1, 1e6, 1e-9, 2.5, 3
+    if kind == "dense":
+        np.save("W.npy", a)
+    elif kind == "csr":
+        sp.save_npz("W.npz", sp.csr_array(a))
+    else:
+        tvwarray.save("W.npz", tvwarray.TVWMatrix(a))
+    name = "W.npy" if kind == "dense" else "W.npz"
+    status, out, _ = cli("convert", name, "B.npz", "--dtype", dtype)
+    assert status == 0
+    assert (f"{name}: {lost} values do not fit {dtype}" in out) == (lost > 0)
+    assert ("do not fit" in out) == (lost > 0)
+
+
 def test_convert_keeps_single_entries_beside_the_tiles(cli):
     a = np.random.default_rng(0).random((256, 256)) < 0.004
     a[:64, :64] = True
