@@ -16,7 +16,7 @@
 // 16 of them a fragment, multiplies them by the tile's rows of Y, in registers, and adds those to the
 // rows of the sums that the columns are. Within an item, a tile's columns in a range, all are
 // different (a column that repeats is an item more), so that each sum is added to by one lane, and
-// from tile to tile in their order: the result is always the same, and nothing is atomic.
+// from tile to tile in their order: the result is always the same, and no sum is atomic.
 //
 // An item is worked through in steps of one or two slices, 32 rows of its tile each, which arrive in
 // a ring of stages:
