@@ -166,6 +166,9 @@ def _delivered(values: HostArray, dtype: Any, out: Any) -> Any:
     if out is None:
         return values[()]
     if out.shape != values.shape:
-        raise ValueError(f"out has shape {out.shape}, the result has {values.shape}.")
+        raise ValueError(
+            f"output parameter of wrong dimensions: out has shape {out.shape}, the result has "
+            f"{values.shape}."
+        )
     out[...] = values
     return out
