@@ -65,6 +65,8 @@ def workload(tool: str) -> None:
     from kernel_problems import BFLOAT16, FLOAT16, Product, exact
     from test_gpu import architecture, shipped, to_gpu
     from test_hopper_boxes import plain
+    from test_hopper_bytes import E4M3
+    from test_hopper_bytes import ragged as byte_problem
     from test_kernels_types import problem as type_problem
     from test_transposed import exact as exact_transposed
     from test_transposed import ragged
@@ -127,11 +129,15 @@ def workload(tool: str) -> None:
         packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.range_shape)
         got = multiply_transposed(launcher, packed, cupy.asarray(y), config=config).get()
         report(config, np.array_equal(got, exact_transposed(storage, y)[0].astype(FLOAT16)))
-    for name, precision in (("int8", "default"), ("float32", "highest"), ("float32", "tf32")):
-        kind = np.dtype(name)
+    for kind, precision in (
+        (np.dtype(np.int8), "default"), (E4M3, "default"), (E4M3, "highest"),
+        (np.dtype(np.float32), "highest"), (np.dtype(np.float32), "tf32"),
+    ):  # fmt: skip
         form = form_of(kind, precision)
+        for config in byte_configs(here, form, True):
+            run(byte_problem(kind), config, form)
         if not refusal(form, here):
-            for config in (*configs_of(here, form, True), *byte_configs(here, form, True)):
+            for config in configs_of(here, form, True):
                 run(type_problem(kind, precision, True), config, form)
 
 
