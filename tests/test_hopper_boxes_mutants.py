@@ -74,7 +74,7 @@ MUTANTS = {
         (BarrierDeadlock, BarrierMisuse),
     ),
     "bytes of X not expected": Mutant(
-        COPY, "x_bytes + block.bytes());", "block.bytes());",
+        COPY, "x_bytes + a_bytes(block));", "a_bytes(block));",
         (BarrierDeadlock, BarrierMisuse, RaceError, UninitialisedRead),
     ),
     "boxes exchanged": Mutant(
@@ -103,7 +103,7 @@ MUTANTS = {
 
 SHARED_A = {
     "both blocks copy all of A": Mutant(
-        COPY, "share = block.bytes() / config::cluster;", "share = block.bytes();",
+        COPY, "share = a_bytes(block) / config::cluster;", "share = a_bytes(block);",
         (RaceError, BarrierMisuse, BarrierDeadlock),
     ),
     "both blocks copy the same share of A": Mutant(

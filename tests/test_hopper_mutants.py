@@ -38,6 +38,7 @@ KERNEL = "sm90_tvw_gemm.cu"
 COPY = "sm90_copy.cuh"
 RESULT = "sm90_result.cuh"
 LAYOUT = "sm90_layout.cuh"
+WORK = "sm90_work.cuh"
 PTX = "sm90_ptx.cuh"
 
 # Small, but with all roles: two warpgroups above each other, four groups of one copying warp.
@@ -50,7 +51,7 @@ TELL = (
     "            wait_for_all_copies();\n            fence_for_wgmma();\n"
     "            warp_barrier();\n            if (thread % 32 == 0) arrive(my_full);\n"
 )
-EXPECT = "arrive_expecting(my_full, block.bytes());"
+EXPECT = "arrive_expecting(my_full, a_bytes(block));"
 SECOND = "multiply_async<1, false>(c[m], a + next_a, b + next_x, meta[m]);"
 LAST = "                wait_for_products<0>();\n#pragma unroll"
 STAGED = "    warp_barrier();\n    const int my_chunk"
@@ -66,7 +67,7 @@ MUTANTS = {
         COPY, EMPTY, EMPTY.replace(" ^ 1", ""), BarrierDeadlock, "can no longer complete"
     ),
     "phase never turns": Mutant(
-        LAYOUT, "            round ^= 1;\n", "", (RaceError, BarrierMisuse, UninitialisedRead)
+        WORK, "            round ^= 1;\n", "", (RaceError, BarrierMisuse, UninitialisedRead)
     ),
     "full stage not waited for": Mutant(KERNEL, FULL, "", (RaceError, UninitialisedRead)),
     "empty stage not waited for": Mutant(COPY, EMPTY, "", (RaceError, BarrierMisuse)),
@@ -96,14 +97,14 @@ MUTANTS = {
     ),
     # ---- bulk copies ----
     "transaction count too small": Mutant(
-        COPY, EXPECT, "arrive_expecting(my_full, block.bytes() - 16);", BarrierDeadlock
+        COPY, EXPECT, "arrive_expecting(my_full, a_bytes(block) - 16);", BarrierDeadlock
     ),
     "transaction count too large": Mutant(
-        COPY, EXPECT, "arrive_expecting(my_full, block.bytes() + 16);", BarrierDeadlock
+        COPY, EXPECT, "arrive_expecting(my_full, a_bytes(block) + 16);", BarrierDeadlock
     ),
     "bytes not expected": Mutant(COPY, EXPECT, "arrive(my_full);", RaceError),
     "slabs of the step before": Mutant(
-        LAYOUT, "(slab + step * stride)", "(slab + max(step - 1, 0) * stride)", WrongResultError
+        LAYOUT, "step * block.stride)", "max(step - 1, 0) * block.stride)", WrongResultError
     ),
     # ---- the asynchronous proxy ----
     "missing proxy fence": Mutant(

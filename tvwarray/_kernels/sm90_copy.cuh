@@ -74,11 +74,11 @@ __device__ inline void copy_items(const Half* x, int ldx, int n, const char* sla
             wait(ring.empty + 8 * place.stage, place.round ^ 1);
             if (member == 0) {
                 // The blocks of a cluster copy equal shares of A, each for all.
-                const int share = block.bytes() / config::cluster;
+                const int share = a_bytes(block) / config::cluster;
                 const int first = rank_in_cluster() * share;
                 const Word to = stage + x_bytes + first;
-                const char* const from = block.stage_of(slabs, step) + first;
-                arrive_expecting(my_full, block.bytes());
+                const char* const from = a_stage(block, slabs, step) + first;
+                arrive_expecting(my_full, a_bytes(block));
                 if constexpr (config::cluster > 1)
                     copy_bulk_to(to, from, share, my_full, everyone);
                 else
@@ -125,12 +125,12 @@ __device__ inline void copy_items(const TensorMap& x, int, int, const char* slab
             const Word my_full = ring.full + 8 * place.stage;
             const Word my_empty = ring.empty + 8 * place.stage;
             wait(my_empty, place.round ^ 1);
-            arrive_expecting(my_full, x_bytes + block.bytes());
+            arrive_expecting(my_full, x_bytes + a_bytes(block));
 #pragma unroll
             for (int a = first_atom; a < first_atom + share; ++a)
                 copy_box_to(stage + a * atom_bytes, x, item.n + a * atom_columns,
                             step * step_slots, my_full, everyone);
-            copy_bulk(stage + x_bytes, block.stage_of(slabs, step), block.bytes(), my_full);
+            copy_bulk(stage + x_bytes, a_stage(block, slabs, step), a_bytes(block), my_full);
             place.advance(1);
         }
     }

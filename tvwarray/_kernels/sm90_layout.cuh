@@ -2,8 +2,8 @@
 #pragma once
 #include "types.cuh"
 #include "config.cuh"
-#include "strips.cuh"
 #include "sm90_ptx.cuh"
+#include "sm90_work.cuh"
 
 // ---- The packed matrix -------------------------------------------------------------------------
 //
@@ -52,16 +52,8 @@ constexpr int y_bytes = y_rows * atom_row_bytes;
 
 // ---- Descriptors -------------------------------------------------------------------------------
 //
-// Lower half: start address and leading offset; upper half: stride offset and the kind of swizzle;
-// all addresses in 16 bytes. Of A (K-major) the stride is that of 8 rows, and the leading offset is
-// not used. Of X (n contiguous) the leading offset is from atom to atom, the stride that of 8 slots.
-__device__ inline Descriptor describe(Word start, int leading, int stride, int swizzle) {
-    const Word low = (start & 0x3ffff) >> 4 | leading / 16 << 16;
-    const Word high = stride / 16 | swizzle << 30;
-    return static_cast<Descriptor>(high) << 32 | low;
-}
-constexpr int swizzle_128 = 1;
-constexpr int swizzle_64 = 2;
+// Of A (K-major) the stride is that of 8 rows, and the leading offset is not used. Of X (n
+// contiguous) the leading offset is from atom to atom, the stride that of 8 slots.
 __device__ inline Descriptor describe_a(Word start) {
     return describe(start, 16, 8 * slab_row_bytes, swizzle_64);
 }
@@ -90,26 +82,10 @@ constexpr int copy_warps = (config::gather_groups * config::gather_warps + 3) / 
 constexpr int threads = 32 * (multiply_warps + copy_warps);
 constexpr int pieces = config::wg_rows / slab_rows;
 
-// An item's rows: an entry of the work list, made by hopper/pack.py.
-struct Block {
-    int slab;    // its first slab of the packed matrix
-    int stride;  // slabs from one step to the next: the height of the tile
-    int slabs;   // how many it holds, at most block_slabs
-    int steps;   // 0 for rows that are zero: they are written like all others
-    int slots;   // where the tile's column list begins
-    int rows;    // where the block's row list begins
-    int height;  // how many rows that list has for the block
-
-    __device__ int bytes() const { return slabs * slab_bytes; }  // of a stage of A
-    __device__ const char* stage_of(const char* all, int step) const {
-        return all + static_cast<long long>(slab + step * stride) * slab_bytes;
-    }
-};
-
-__device__ inline Block load_block(const int* list, int index) {
-    const int4 head = load_int4(list + 8 * index);
-    const int4 tail = load_int4(list + 8 * index + 4);
-    return {head.x, head.y, head.z, head.w, tail.x, tail.y, tail.z};
+// Of a stage of A: its bytes, and where it is.
+__device__ inline int a_bytes(const Block& block) { return block.slabs * slab_bytes; }
+__device__ inline const char* a_stage(const Block& block, const char* slabs, int step) {
+    return slabs + static_cast<long long>(block.slab + step * block.stride) * slab_bytes;
 }
 
 struct Item {
@@ -149,17 +125,4 @@ struct Items {
 // Where it is: stages, and two barriers for each.
 struct Ring {
     Word stages, full, empty;
-};
-
-// A place in it: the stage, and how often the ring has been gone round.
-struct Place {
-    int stage;
-    Word round;
-    __device__ void advance(int by) {
-        stage += by;
-        if (stage >= config::stages) {
-            stage -= config::stages;
-            round ^= 1;
-        }
-    }
 };
