@@ -12,6 +12,7 @@ import pytest
 from cpu_cases import compiled_only, tvw_case
 from strategies import dtype
 
+import tvwarray
 from tvwarray._backends.cpu import BACKEND
 from tvwarray._kernels.cpu import threads
 
@@ -89,10 +90,11 @@ def test_products_go_on_after_a_fork():
 
 @compiled_only
 def test_the_limit_is_set_and_restored():
-    before = threads.num_threads()
+    assert tvwarray.limit_threads is threads.limit_threads
+    before = threads.get_num_threads()
     with threads.limit_threads(before + 2):
-        assert threads.num_threads() == before + 2
-    assert threads.num_threads() == before
+        assert threads.get_num_threads() == before + 2
+    assert threads.get_num_threads() == before
     with pytest.raises(ValueError, match="at least one"):
         threads.set_num_threads(0)
 

@@ -339,10 +339,10 @@ def test_bench_limits_threads(cli, monkeypatch):
     threadpoolctl = pytest.importorskip("threadpoolctl")
     before = threadpoolctl.threadpool_info()
     assert "BLAS threads: 1;" in cli("bench", *QUICK, "--threads", 1)[1]
-    engine_before = engine_threads.num_threads()
+    engine_before = engine_threads.get_num_threads()
     with machine.threads(1):
-        assert engine_threads.num_threads() == 1
-    assert engine_threads.num_threads() == engine_before
+        assert engine_threads.get_num_threads() == 1
+    assert engine_threads.get_num_threads() == engine_before
     assert threadpoolctl.threadpool_info() == before
 
 

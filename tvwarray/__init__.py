@@ -20,6 +20,7 @@ from tvwarray._epilogue import Epilogue
 from tvwarray._errors import BackendError, FormatError
 from tvwarray._files import load, save
 from tvwarray._install import __version__, warn_of_source_folder
+from tvwarray._kernels.cpu.threads import get_num_threads, limit_threads, set_num_threads
 from tvwarray._matmul import linear, matmul, select_backend
 from tvwarray._matrix import TVWMatrix
 from tvwarray._plan import Plan, plan
@@ -43,6 +44,8 @@ __all__ = [
     "analyze",
     "autotune",
     "conv2d",
+    "get_num_threads",
+    "limit_threads",
     "linear",
     "load",
     "matmul",
@@ -50,6 +53,7 @@ __all__ = [
     "prune",
     "save",
     "select_backend",
+    "set_num_threads",
     "show_config",
     "sparsify",
     "sparsify_model",

@@ -11,7 +11,7 @@ import numpy as np
 from tvwarray._backends.protocol import Backend
 from tvwarray._dtypes import FLOAT16, FLOAT32
 from tvwarray._install import __version__
-from tvwarray._kernels.cpu.threads import num_threads, usable_cpus
+from tvwarray._kernels.cpu.threads import get_num_threads, usable_cpus
 from tvwarray._machine import blas, blas_threads, gpus, processor, version_of
 from tvwarray._matmul import BACKENDS
 from tvwarray._matrix import TVWMatrix
@@ -105,7 +105,7 @@ def _processor() -> dict[str, str]:
         "CPUs": f"{usable_cpus()} of {os.cpu_count()} usable",
         "GPUs": ", ".join(gpus()) or "none found",
         "BLAS threads": blas_threads(),
-        "tvwarray threads": str(num_threads()),
+        "tvwarray threads": str(get_num_threads()),
         **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
 

@@ -84,14 +84,28 @@ def first_num_threads() -> int:
     return usable_cpus()
 
 
-def num_threads() -> int:
-    """Return the most threads that a product uses, the calling one included."""
+def get_num_threads() -> int:
+    """Return the most threads that a product on the CPU uses, the calling one included.
+
+    Returns
+    -------
+    int
+        1 where the compiled engine is missing: NumPy's BLAS has threads of its own.
+    """
     compiled = engine()
     return 1 if compiled is None else int(compiled.num_threads())
 
 
 def set_num_threads(n: int) -> None:
-    """Let products use up to `n` threads; small ones use fewer, and none changes its result.
+    """Let products on the CPU use up to `n` threads.
+
+    Small products use fewer, and results are the same bits for any number. The limit is the
+    process's; it begins as ``TVWARRAY_NUM_THREADS``, ``OMP_NUM_THREADS`` or the usable CPUs.
+
+    Parameters
+    ----------
+    n : int
+        One or more, the calling thread included.
 
     Raises
     ------
@@ -107,8 +121,21 @@ def set_num_threads(n: int) -> None:
 
 @contextmanager
 def limit_threads(n: int) -> Iterator[None]:
-    """Use up to `n` threads within a ``with`` block, in all threads of the process."""
-    before = num_threads()
+    """Use up to `n` threads within a ``with`` block, in all threads of the process.
+
+    Parameters
+    ----------
+    n : int
+        See `set_num_threads`.
+
+    Examples
+    --------
+    >>> import tvwarray
+    >>> with tvwarray.limit_threads(1):
+    ...     tvwarray.get_num_threads()
+    1
+    """
+    before = get_num_threads()
     set_num_threads(n)
     try:
         yield
