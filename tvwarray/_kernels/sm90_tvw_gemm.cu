@@ -112,12 +112,14 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
         Word last_empty = 0;  // the barrier of the stage whose products are under way
         Item next_item = items.at(items.first());
         for (int i = items.first(), following; i < items.end(); i = following) {
+            if constexpr (config::fused) next_item = items.at(i);
             const Item item = next_item;
             following = items.after(i);
             const Block& block = item.block;
             // What the next item is, is looked up while the last products of this one are under way.
+            // Not before an epilogue: its arguments need the registers.
             const auto look_ahead = [&] {
-                if (following < items.end()) next_item = items.at(following);
+                if (!config::fused && following < items.end()) next_item = items.at(following);
             };
             Where where;
             where.n = item.n + wg_n * config::wg_n;
@@ -187,13 +189,13 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
                     multiply(meta);
                 }
                 if (left) multiply(other_meta);
-                if constexpr (!config::fused) look_ahead();
+                look_ahead();
                 wait_for_products<0>();
 #pragma unroll
                 for (int m = 0; m < pieces; ++m) receive(c[m]);
                 hand_back(last_empty);
             } else {
-                if constexpr (!config::fused) look_ahead();
+                look_ahead();
 #pragma unroll
                 for (int m = 0; m < pieces; ++m)
 #pragma unroll
@@ -205,7 +207,6 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
                                      {residual, residual_row, residual_column},
                                      row_bias, column_bias, row_scale, column_scale};
                 finish_sums(c, where, by, target);
-                look_ahead();  // no registers for it before
             } else {
                 store_sums(c, where, target);
             }

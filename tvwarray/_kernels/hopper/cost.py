@@ -5,7 +5,7 @@ gather, and the way from the L2 cache work side by side, so that the longest of 
 behind the last one the sums are stored::
 
     tensor cores   2 x rows x columns x 64 / 8192 a clock
-    power          the same / 5700 a clock
+    sustained      the same / 5700 a clock
     shared memory  (A and X as wgmma reads them + X as it is gathered) / 128 a clock
     L2             bytes of the stage, of what a cluster shares its part / 46 a clock
     item  = steps x (longest + 0.05 x L2 if X is larger than the cache)
@@ -37,7 +37,7 @@ from tvwarray._kernels.hopper.config8 import ByteConfig
 TENSOR_FLOPS: Final = 8192.0
 """Dense-equivalent operations a clock: half of them are multiplications by what is not stored."""
 SUSTAINED_FLOPS: Final = 5700.0
-"""What is left of them where nothing else limits: the chip's clock falls under such a load."""
+"""What is left of them where nothing else limits, fitted to blocks that read X in boxes."""
 SHARED_CLOCK_BYTES: Final = 128.0
 SHARED_SHARE: Final = 0.965
 """Of its clocks, what shared memory is busy at most."""
@@ -88,7 +88,7 @@ class Budget(NamedTuple):
         pipe = (self.read_bytes + self.gathered_bytes + self.turned_bytes) / SHARED_CLOCK_BYTES
         return {
             "tensor cores": self.tensor_clocks,
-            "power": self.tensor_clocks * TENSOR_FLOPS / SUSTAINED_FLOPS,
+            "sustained": self.tensor_clocks * TENSOR_FLOPS / SUSTAINED_FLOPS,
             "shared memory": pipe / SHARED_SHARE + self.hand_over_clocks,
             "L2": self.l2_bytes / L2_CLOCK_BYTES,
         }
