@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from fake_cupy import FakeCuda, fake_cupy
 
-from tvwarray.torch import _cuda
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from tvwarray.torch import _cuda  # noqa: E402
 
 
 class FakeTensor:
