@@ -2,7 +2,7 @@
 
     python asv_bench/cpu_tables.py [dense] [transposed] [types] [csr]
 
-All four take some minutes; `tvwarray bench --cpu` has PyTorch and two threads. Tiles hold 128
+All four take some minutes; `tvwarray bench --cpu` has dense PyTorch and two threads. Tiles hold 128
 consecutive rows, data are random, and every product is checked before it is timed.
 """
 
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
+import scipy.sparse as sp
 
 import tvwarray
 from tvwarray._cli.machine import machine_line, threads
@@ -109,16 +112,35 @@ def types() -> None:
             row(f"{shape(*layer)}, {vector}", cells)
 
 
+def sparse_peers(S, X) -> Ways:
+    """Return `S @ X` by every library that is installed; MKL comes by sparse_dot_mkl."""
+    ways: Ways = {"scipy CSR": lambda: S @ X}
+    if find_spec("torch"):
+        torch = import_module("torch")
+        parts = (torch.from_numpy(part.astype(np.int64)) for part in (S.indptr, S.indices))
+        tensor = torch.sparse_csr_tensor(*parts, torch.from_numpy(S.data), S.shape)
+        dense_operand = torch.from_numpy(X)
+        ways[f"torch {torch.__version__} CSR"] = lambda: (tensor @ dense_operand).numpy()
+    if find_spec("sparse_dot_mkl"):
+        mkl, matrix = import_module("sparse_dot_mkl"), sp.csr_matrix(S)
+        ways["MKL CSR"] = lambda: mkl.dot_product_mkl(matrix, X)
+    return ways
+
+
 def csr() -> None:
-    """Print `A @ X` of C-ordered X against scipy."""
-    row("M x K x N", ["scipy CSR"])
+    """Print `A @ X` of C-ordered X against CSR in scipy, and in PyTorch and MKL where they are."""
     for layer in ((128, 768, 3072), (512, 1024, 4096)):
         found = []
         for s in SPARSITIES:
             A, x = operands(*layer, s, np.dtype("float32"))
-            X, S = np.ascontiguousarray(x.T), A.tocsr()
-            found += ratios({"tvw": lambda A=A, X=X: A @ X, "csr": lambda S=S, X=X: S @ X})
-        row(shape(*layer), [" / ".join(f"{r:.3g}" for r in found)])
+            X = np.ascontiguousarray(x.T)
+            peers = sparse_peers(A.tocsr(), X)
+            found.append(ratios({"tvw": lambda A=A, X=X: A @ X, **peers}))
+        if layer[0] == 128:
+            row("M x K x N", list(peers))
+        row(
+            shape(*layer), [" / ".join(f"{r:.3g}" for r in one) for one in zip(*found, strict=True)]
+        )
 
 
 TABLES = {"dense": dense, "transposed": transposed, "types": types, "csr": csr}
@@ -128,6 +150,8 @@ def main() -> None:
     chosen = sys.argv[1:] or list(TABLES)
     if unknown := set(chosen) - set(TABLES):
         raise SystemExit(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}.")
+    if find_spec("torch"):
+        import_module("torch").set_num_threads(1)
     with threads(1):
         print(machine_line())
         for name in chosen:

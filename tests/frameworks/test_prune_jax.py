@@ -29,7 +29,7 @@ def test_narrow_weights_of_a_model():
 
 
 def test_example_of_stages(tmp_path):
-    path = Path(__file__).parents[2] / "examples" / "prune_jax.py"
+    path = Path(__file__).parents[2] / "examples" / "frameworks" / "prune_jax.py"
     spec = importlib.util.spec_from_file_location("prune_jax", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

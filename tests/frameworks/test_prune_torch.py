@@ -41,7 +41,7 @@ def test_scores_of_a_gpu():
 
 
 def test_example_of_stages(tmp_path):
-    path = Path(__file__).parents[2] / "examples" / "prune_torch.py"
+    path = Path(__file__).parents[2] / "examples" / "frameworks" / "prune_torch.py"
     spec = importlib.util.spec_from_file_location("prune_torch", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

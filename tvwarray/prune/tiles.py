@@ -93,11 +93,7 @@ def choose_columns(
 ) -> list[list[HostArray]]:
     """Return the columns each tile of each layer keeps, int32, ascending."""
     offers = [_Offer.of(layer, contest) for layer in layers]
-    step = _step(offers, share)
-    chosen = choose([o.chunks(step, share) for o in offers], share.entries, share.floors)
-    counts = [o.counts(c, step) for o, c in zip(offers, chosen, strict=True)]
-    if share.count_range is not None:
-        counts = [o.evened(c, step, share) for o, c in zip(offers, counts, strict=True)]
+    counts = _counts(offers, share)
     return [
         [np.sort(ranked[:k]).astype(np.int32) for ranked, k in zip(o.order, c, strict=True)]
         for o, c in zip(offers, counts, strict=True)
@@ -244,6 +240,15 @@ class _Offer:
             np.take_along_axis(classes, order, axis=1),
         )
 
+    @property
+    def entries(self) -> int:
+        """How many entries the tiles have."""
+        return int(self.heights.sum() * self.worth.shape[1])
+
+    def kept(self, counts: HostArray, share: Share) -> float:
+        """Return how many entries tiles of so many columns keep."""
+        return float((share.row_entries(counts) * self.heights).sum())
+
     def chunks(self, step: int, share: Share) -> Regions:
         """Return chunks of `step` columns: the first of every tile, then the second, ..."""
         cols = self.worth.shape[1]
@@ -275,16 +280,32 @@ class _Offer:
         classes = np.where(place < np.ceil(low), 2, regions.classes).astype(np.int8)
         inside = place < max(np.floor(high), np.ceil(low), 1)
         chosen = np.zeros(place.size, np.bool_)
-        budget = float((share.row_entries(counts) * self.heights).sum())
+        budget = self.kept(counts, share)
         fitting = Regions(regions.worth[inside], regions.cost[inside], classes[inside])
         chosen[inside] = choose([fitting], budget, [0.0])[0]
         return self.counts(chosen, step)
 
 
+def _counts(offers: Sequence[_Offer], share: Share) -> list[HostArray]:
+    """Return the columns of each tile of each layer."""
+    coarsest = share.steps.index(_step(offers, share))
+    for step in share.steps[coarsest:]:
+        chosen = choose([o.chunks(step, share) for o in offers], share.entries, share.floors)
+        counts = [o.counts(c, step) for o, c in zip(offers, chosen, strict=True)]
+        if share.count_range is None:
+            break
+        counts = [o.evened(c, step, share) for o, c in zip(offers, counts, strict=True)]
+        kept = sum(o.kept(c, share) for o, c in zip(offers, counts, strict=True))
+        # Few multiples of a coarse step lie in range: of a mean of 20 columns only 16, say.
+        if abs(kept - share.entries) <= TOLERANCE * sum(o.entries for o in offers):
+            break
+    return counts
+
+
 def _step(offers: Sequence[_Offer], share: Share) -> int:
     """Return the coarsest step of columns that keeps no more than the tolerance of all entries."""
     tallest = max((int(o.heights.max(initial=0)) for o in offers), default=0)
-    entries = sum(int(o.heights.sum()) * o.worth.shape[1] for o in offers)
+    entries = sum(o.entries for o in offers)
     fine = [
         s for s in share.steps if s * tallest * share.nm[0] / share.nm[1] <= TOLERANCE * entries
     ]
