@@ -8,7 +8,7 @@ it knows what it costs: threads, shared memory, and the instructions a stage tak
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 STEP_SLOTS: Final = 64
 """Slots of a step of all but 8-bit values; see `step_slots`."""
@@ -53,6 +53,23 @@ def brick_meta_bytes(element: str, sparse: bool) -> int:
     """Return the bytes of a brick's metadata: a nibble for four slots, or for two of tf32."""
     group = 2 if element == "tf32" else 4
     return BRICK_ROWS * step_slots(element) // group // 2 if sparse else 0
+
+
+def config_header(config: Any, **derived: Any) -> str:
+    """Return the text of ``config.cuh``: a constant for each field, and those derived from them."""
+    held = {field.name: getattr(config, field.name) for field in fields(config)}
+    del held["kernel"]
+    lines = [_constant(name, value) for name, value in (held | derived).items()]
+    return "\n".join(["#pragma once", "namespace config {", *lines, "}  // namespace config", ""])
+
+
+def _constant(name: str, value: Any) -> str:
+    if name in ("element", "output"):
+        return f"constexpr Element {name} = Element::{value};"
+    if name == "activation":
+        return f"constexpr Activation {name} = Activation::{value};"
+    kind = "bool" if isinstance(value, bool) else "int"
+    return f"constexpr {kind} {name} = {str(value).lower()};"
 
 
 @dataclass(frozen=True)
@@ -199,20 +216,7 @@ class KernelConfig:
 
     def header(self) -> str:
         """Return the text of ``config.cuh``."""
-        lines = ["#pragma once", "namespace config {"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "kernel":
-                continue
-            if field.name in ("element", "output"):
-                lines.append(f"constexpr Element {field.name} = Element::{value};")
-            elif field.name == "activation":
-                lines.append(f"constexpr Activation {field.name} = Activation::{value};")
-            else:
-                kind = "bool" if isinstance(value, bool) else "int"
-                lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
-        lines.append(f"constexpr bool bfloat16 = {str(self.bfloat16).lower()};")
-        return "\n".join([*lines, "}  // namespace config", ""])
+        return config_header(self, bfloat16=self.bfloat16)
 
     def __str__(self) -> str:
         """Return a line such as ``sm80_tvw_gemm float16 2:4 128x256, warps 64x64, 4 stages``."""

@@ -6,12 +6,13 @@ one ``constexpr`` of the same name. It says what it costs and which rule of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tvwarray._dtypes import BFLOAT16, FLOAT16, DType
-from tvwarray._errors import BackendError
+from tvwarray._kernels.config import config_header
 from tvwarray._kernels.hopper.instructions import wgmma_header
+from tvwarray._kernels.hopper.roles import RoleConfig
 
 STEP_SLOTS: Final = 64
 """Slots of a stage: what one word of metadata covers."""
@@ -21,15 +22,6 @@ SLAB_ROWS: Final = 64
 
 SLAB_BYTES: Final = SLAB_ROWS * STEP_SLOTS + 4 * 128
 """16-bit values of half the slots, and a word of metadata for each thread of a warpgroup."""
-
-ARCHITECTURE: Final = "90a"
-"""wgmma is neither on older chips nor on newer ones: this target and no other."""
-
-SWIZZLE_BYTES: Final = 1024
-"""What the 128-byte swizzle repeats after: stages begin at multiples of it."""
-
-REGISTERS: Final = 65536
-"""Registers of a multiprocessor; the kernel has it for itself."""
 
 _BESIDE_SUMS: Final = 27
 """Registers that the assembler wants at a wgmma beside its sums, when the kernel starts."""
@@ -41,7 +33,7 @@ Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
 
 
 @dataclass(frozen=True)
-class HopperConfig:
+class HopperConfig(RoleConfig):
     """The constants of one kernel.
 
     The fields other than `kernel` are the ``constexpr`` values of ``config.cuh``.
@@ -93,29 +85,9 @@ class HopperConfig:
         return replace(fused, gather_groups=4, multiply_registers=208, copy_registers=40, cluster=1)
 
     @property
-    def sparse(self) -> bool:
-        """The pattern is (2, 4)."""
-        return True
-
-    @property
-    def min_blocks(self) -> int:
-        """Blocks that a multiprocessor holds at once."""
-        return 1
-
-    @property
-    def multiply_warps(self) -> int:
-        """Warps that multiply."""
-        return 4 * (self.block_rows // self.wg_rows) * (self.block_n // self.wg_n)
-
-    @property
     def copy_warps(self) -> int:
         """Warps that copy, and those that fill up the last warpgroup: registers move by four."""
         return -(-self.gather_warps * self.gather_groups // 4) * 4
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * (self.multiply_warps + self.copy_warps)
 
     @property
     def x_stage_bytes(self) -> int:
@@ -128,20 +100,9 @@ class HopperConfig:
         return self.block_rows // SLAB_ROWS * SLAB_BYTES
 
     @property
-    def stage_bytes(self) -> int:
-        """Bytes of one stage."""
-        used = self.x_stage_bytes + self.a_stage_bytes
-        return -(-used // SWIZZLE_BYTES) * SWIZZLE_BYTES
-
-    @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block: ring, a buffer of Y a warp, two barriers a stage."""
         return self.stages * (self.stage_bytes + 16) + self.multiply_warps * 16 * 64 * 2
-
-    @property
-    def max_registers(self) -> int:
-        """Registers a thread may have when the kernel starts."""
-        return min(255, REGISTERS // self.threads // 8 * 8)
 
     @property
     def products(self) -> int:
@@ -179,40 +140,11 @@ class HopperConfig:
             return f"needs {self.shared_bytes} bytes of shared memory of {_SHARED_BYTES}"
         return ""
 
-    def target(self, architecture: str) -> str:
-        """Return what to compile for, on a device of `architecture`: sm_90a.
-
-        Raises
-        ------
-        BackendError
-            On any other architecture.
-        """
-        if reason := self.refusal_on(architecture):
-            raise BackendError(f"{self} cannot run on sm_{architecture}: {reason}.")
-        return ARCHITECTURE
-
-    def refusal_on(self, architecture: str) -> str:
-        """Return why the kernel does not run on an architecture, or an empty string."""
-        if architecture.rstrip("af") == ARCHITECTURE.rstrip("a"):
-            return ""
-        return f"wgmma exists on compute capability 9.0 alone, not on sm_{architecture}"
-
     def headers(self) -> dict[str, str]:
         """Return the texts of ``config.cuh`` and ``wgmma.cuh``, by name."""
-        lines = ["#pragma once", "namespace config {"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "kernel":
-                continue
-            if field.name == "activation":
-                lines.append(f"constexpr Activation activation = Activation::{value};")
-                continue
-            kind = "bool" if isinstance(value, bool) else "int"
-            lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
         element = "bfloat16" if self.bfloat16 else "float16"
-        lines += [f"constexpr Element {x} = Element::{element};" for x in ("element", "output")]
         return {
-            "config.cuh": "\n".join([*lines, "}  // namespace config", ""]),
+            "config.cuh": config_header(self, element=element, output=element),
             "wgmma.cuh": wgmma_header(self.wg_n, bfloat16=self.bfloat16),
         }
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from tvwarray._errors import BackendError
-from tvwarray._kernels.config import Element
+from tvwarray._kernels.config import Element, config_header
 from tvwarray._kernels.elements import Form
-from tvwarray._kernels.hopper.config import (
-    ARCHITECTURE,
-    REGISTERS,
-    SLAB_ROWS,
-    SWIZZLE_BYTES,
-    Activation,
-)
+from tvwarray._kernels.hopper.config import SLAB_ROWS, Activation
 from tvwarray._kernels.hopper.instructions import wgmma_byte_header
+from tvwarray._kernels.hopper.roles import RoleConfig
 
 BYTES: Final = ("int8", "float8_e4m3", "float8_e5m2")
 
@@ -32,7 +26,7 @@ _SHARED_BYTES: Final = 227 << 10
 
 
 @dataclass(frozen=True)
-class ByteConfig:
+class ByteConfig(RoleConfig):
     """The constants of one kernel; the fields other than `kernel` are those of ``config.cuh``."""
 
     element: Element
@@ -99,29 +93,9 @@ class ByteConfig:
         return 1
 
     @property
-    def sparse(self) -> bool:
-        """The pattern is (2, 4)."""
-        return True
-
-    @property
-    def min_blocks(self) -> int:
-        """Blocks that a multiprocessor holds at once."""
-        return 1
-
-    @property
-    def multiply_warps(self) -> int:
-        """Warps that multiply."""
-        return 4 * (self.block_rows // self.wg_rows) * (self.block_n // self.wg_n)
-
-    @property
     def copy_warps(self) -> int:
         """Warps that copy."""
         return self.gather_warps * self.gather_groups
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * (self.multiply_warps + self.copy_warps)
 
     @property
     def x_stage_bytes(self) -> int:
@@ -134,22 +108,11 @@ class ByteConfig:
         return self.block_rows // SLAB_ROWS * SLAB_BYTES
 
     @property
-    def stage_bytes(self) -> int:
-        """Bytes of one stage."""
-        used = self.x_stage_bytes + self.a_stage_bytes
-        return -(-used // SWIZZLE_BYTES) * SWIZZLE_BYTES
-
-    @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block: ring, landings, sums on their way to Y, barriers."""
         ring = self.stages * (self.stage_bytes + 16)
         landings = self.gather_groups * self.landings * self.x_stage_bytes
         return ring + landings + self.multiply_warps * _Y_BYTES
-
-    @property
-    def max_registers(self) -> int:
-        """Registers a thread may have when the kernel starts."""
-        return min(255, REGISTERS // self.threads // 8 * 8)
 
     @property
     def products(self) -> int:
@@ -201,41 +164,10 @@ class ByteConfig:
             return f"needs {self.shared_bytes} bytes of shared memory of {_SHARED_BYTES}"
         return ""
 
-    def target(self, architecture: str) -> str:
-        """Return what to compile for, on a device of `architecture`: sm_90a.
-
-        Raises
-        ------
-        BackendError
-            On any other architecture.
-        """
-        if reason := self.refusal_on(architecture):
-            raise BackendError(f"{self} cannot run on sm_{architecture}: {reason}.")
-        return ARCHITECTURE
-
-    def refusal_on(self, architecture: str) -> str:
-        """Return why the kernel does not run on an architecture, or an empty string."""
-        if architecture.rstrip("af") == ARCHITECTURE.rstrip("a"):
-            return ""
-        return f"wgmma exists on compute capability 9.0 alone, not on sm_{architecture}"
-
     def headers(self) -> dict[str, str]:
         """Return the texts of ``config.cuh`` and ``wgmma.cuh``, by name."""
-        lines = ["#pragma once", "namespace config {"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "kernel":
-                continue
-            if field.name in ("element", "output"):
-                lines.append(f"constexpr Element {field.name} = Element::{value};")
-            elif field.name == "activation":
-                lines.append(f"constexpr Activation activation = Activation::{value};")
-            else:
-                kind = "bool" if isinstance(value, bool) else "int"
-                lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
-        lines.append(f"constexpr bool bfloat16 = {str(self.bfloat16).lower()};")
         return {
-            "config.cuh": "\n".join([*lines, "}  // namespace config", ""]),
+            "config.cuh": config_header(self, bfloat16=self.bfloat16),
             "wgmma.cuh": wgmma_byte_header(self.wg_n, self.element),
         }
 

@@ -7,7 +7,7 @@ matrix is packed for it, by a `RangeShape`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import sqrt
 from typing import Final, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from tvwarray._kernels.config import (
     REGISTERS_PER_MULTIPROCESSOR,
     SIXTEEN_BIT,
     Element,
+    config_header,
 )
 from tvwarray._kernels.devices import SHARED_LIMITS, generation
 from tvwarray._kernels.elements import Form
@@ -157,20 +158,7 @@ class TransposedConfig:
 
     def headers(self) -> dict[str, str]:
         """Return the text of ``config.cuh``, by name."""
-        lines = ["#pragma once", "namespace config {"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "kernel":
-                continue
-            if field.name in ("element", "output"):
-                lines.append(f"constexpr Element {field.name} = Element::{value};")
-            elif field.name == "activation":
-                lines.append(f"constexpr Activation {field.name} = Activation::{value};")
-            else:
-                kind = "bool" if isinstance(value, bool) else "int"
-                lines.append(f"constexpr {kind} {field.name} = {str(value).lower()};")
-        lines.append(f"constexpr bool bfloat16 = {str(self.output == 'bfloat16').lower()};")
-        return {"config.cuh": "\n".join([*lines, "}  // namespace config", ""])}
+        return {"config.cuh": config_header(self, bfloat16=self.output == "bfloat16")}
 
     def __str__(self) -> str:
         """Return a line such as ``sm80_tvw_transposed float16 256x128, steps of 8x2, ...``."""
