@@ -89,7 +89,9 @@ def count_nonzero(A: Matrix, axis: Any) -> Any:
     check_host(A.storage, "count_nonzero")
     storage = A.storage
     if not (axis is None or _is_axis(axis)) or storage.remainder is not None:
-        return A.host_csr("count_nonzero").count_nonzero(axis=axis)
+        found = A.host_csr("count_nonzero").count_nonzero(axis=axis)
+        narrow = np.ndim(found) == 1 and axis in (1, -1) and storage.nnz <= _INT32_MAX
+        return found.astype(np.int32) if narrow else found
     storage = merged(storage)
     if axis is None:
         return np.intp(storage.nnz)
