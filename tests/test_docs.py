@@ -51,9 +51,9 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    np.testing.assert_allclose(
-        names["y"], names["x"] @ names["A"].toarray().T, rtol=1e-4, atol=1e-3
-    )
+    x, a = (m.astype(np.float64) for m in (names["x"], names["A"].toarray().T))
+    bound = a.shape[0] * np.finfo(np.float32).eps * (abs(x) @ abs(a))  # any order of the sums
+    assert (abs(names["y"] - x @ a) <= bound).all()
     assert (tvwarray.load("w.safetensors") != names["A"]).nnz == 0
     assert "selected" in capsys.readouterr().out
 

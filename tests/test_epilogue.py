@@ -76,9 +76,11 @@ def test_batches(data: st.DataObject) -> None:
             residual=None if e.residual is None else e.residual[i],
         )
         np.testing.assert_array_equal(plain[i], tvwarray.matmul(A, x[i]))
-        np.testing.assert_allclose(
-            got[i], tvwarray.matmul(A, x[i], epilogue=one), rtol=1e-5, atol=1e-5
-        )
+        # The same sums: what may differ is the rounding of the steps after them, see above.
+        alone = tvwarray.matmul(A, x[i], epilogue=one)
+        units = oracle.UNIT_ROUNDOFF["float32"], oracle.UNIT_ROUNDOFF[alone.dtype.name]
+        slack = 2 * (8 * 100 * units[0] * (abs(wide(plain[i])) + 32) + units[1] * abs(wide(alone)))
+        assert (abs(wide(got[i]) - wide(alone)) <= slack).all()
 
 
 @pytest.mark.parametrize("n", [3, 70])
