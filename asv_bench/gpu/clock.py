@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cupy
 import numpy as np
@@ -30,23 +30,32 @@ class Clock:
 
     def median_us(self, run: Callable[[], object]) -> float:
         """Return the median time of `run` in microseconds."""
+        return self.medians_us({"": run})[""]
+
+    def medians_us(self, runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        """Return the median time of each in microseconds; they take turns."""
         with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
-            for _ in range(3):  # compiled, packed, chosen
-                run()
-            self.stream.synchronize()
-            replay = self._captured(run)
-            times = []
+            replays, times = {}, {name: [] for name in runs}
+            for name, run in runs.items():
+                for _ in range(3):  # compiled, packed, chosen
+                    run()
+                self.stream.synchronize()
+                replays[name] = self._captured(run)
             for _ in range(self.repeats):
-                self._flush.random_(0, 255)
-                start, stop = torch.cuda.Event(True), torch.cuda.Event(True)
-                start.record()
-                replay()
-                stop.record()
-                stop.synchronize()
-                times.append(1e3 * start.elapsed_time(stop))
-                if sum(times) > 1e6:  # a second is enough for anybody
+                for name, replay in replays.items():
+                    times[name].append(self._once_us(replay))
+                if max(map(sum, times.values())) > 1e6:  # a second is enough for anybody
                     break
-        return float(np.median(times))
+        return {name: float(np.median(found)) for name, found in times.items()}
+
+    def _once_us(self, replay: Callable[[], object]) -> float:
+        self._flush.random_(0, 255)
+        start, stop = torch.cuda.Event(True), torch.cuda.Event(True)
+        start.record()
+        replay()
+        stop.record()
+        stop.synchronize()
+        return 1e3 * float(start.elapsed_time(stop))
 
     def _captured(self, run: Callable[[], object]) -> Callable[[], object]:
         """Return the replay of a graph, or `run` itself where it synchronizes: then eagerly."""

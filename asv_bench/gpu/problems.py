@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cupy
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -22,6 +23,8 @@ class Problem:
     A: tvwarray.TVWMatrix
     dense: torch.Tensor
     x: torch.Tensor
+    sum_unit: float = 2.0**-23
+    """What each slot adds to the error of a sum, over ``|A| @ |x|``: c = 1 for float32 sums."""
 
     def transposed(self) -> Problem:
         """Return the problem of the transpose, for a right operand of as many columns."""
@@ -29,10 +32,20 @@ class Problem:
         y = torch.randn(rows, n, device="cuda").to(self.x.dtype)
         return Problem(self.A.T, self.dense.T, y)
 
+    def in_float8(self) -> Problem:
+        """Return the problem with values and right operand rounded to float8_e4m3fn.
+
+        Tensor cores add those with 14 bits: docs/hopper8.md has the bound.
+        """
+        kind, stored = torch.float8_e4m3fn, self.A.storage
+        values = torch.from_dlpack(stored.data.view(cupy.int16)).view(self.dense.dtype).to(kind)
+        A = tvwarray.TVWMatrix.from_storage(replace(stored, data=as_cupy(values)))
+        return Problem(A, self.dense.to(kind), self.x.to(kind), 1.07 * 2.0**-14)
+
     def check(
         self, y: torch.Tensor, after: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> float:
-        """Return the error of a product over its bound, which is c = 1 for float32 sums.
+        """Return the error of a product over its bound.
 
         `after` is what was done to it before it was stored: a function that spreads no error.
         """
@@ -40,16 +53,16 @@ class Problem:
         exact, size = a @ x, a.abs() @ x.abs()
         exact = exact if after is None else after(exact)
         unit = 2.0**-8 if y.dtype == torch.bfloat16 else 2.0**-11
-        bound = 2 * self.A.shape[1] * 2.0**-24 * size + 1.01 * unit * exact.abs() + 1e-6
+        bound = self.A.shape[1] * self.sum_unit * size + 1.01 * unit * exact.abs() + 1e-6
         return float(((y.float() - exact).abs() / bound).max())
 
 
 def as_cupy(x: torch.Tensor) -> Any:
     """Return the CuPy array of a tensor's memory."""
     if x.dtype == torch.bfloat16:
-        import ml_dtypes
-
         return cupy.from_dlpack(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+    if x.dtype == torch.float8_e4m3fn:
+        return cupy.from_dlpack(x.view(torch.uint8)).view(ml_dtypes.float8_e4m3fn)
     return cupy.from_dlpack(x)
 
 
