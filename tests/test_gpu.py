@@ -60,11 +60,15 @@ def architecture() -> str:
     return str(cupy.cuda.Device().compute_capability)
 
 
-def to_gpu(storage: TVWStorage) -> TVWStorage:
+def array_to_gpu(x: Any) -> Any:
+    """Return an array on the GPU; CuPy takes float8 by its bits alone."""
     import cupy
 
-    arrays = {name: getattr(storage, name) for name in ARRAY_FIELDS}
-    moved = {name: None if x is None else cupy.asarray(x) for name, x in arrays.items()}
+    return None if x is None else cupy.asarray(x.view(f"u{x.itemsize}")).view(x.dtype)
+
+
+def to_gpu(storage: TVWStorage) -> TVWStorage:
+    moved = {name: array_to_gpu(getattr(storage, name)) for name in ARRAY_FIELDS}
     return TVWStorage(storage.shape, storage.tile_rows, storage.vector, **moved)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from epilogue_problems import near
 from kernel_problems import exact, integers, normals
-from test_gpu import on_hardware
+from test_gpu import array_to_gpu, on_hardware, to_gpu
 from test_hopper_bytes import CASES, E4M3, SHIPPED, float8_bound, ragged
 from test_ptx_wgmma import BEGIN, COMMIT, WAIT
 from test_ptx_wgmma_bytes import CASES as INSTRUCTIONS
@@ -20,7 +20,6 @@ from tvwarray import Epilogue
 from tvwarray._kernels.launch import CupyLauncher
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
-from tvwarray._storage import ARRAY_FIELDS, TVWStorage
 
 pytestmark = pytest.mark.gpu
 
@@ -32,20 +31,11 @@ def is_hopper() -> bool:
     return str(cupy.cuda.Device().compute_capability) == "90"
 
 
-def to_gpu(x: Any) -> Any:
-    """Return an array on the GPU; CuPy takes float8 by its bits alone."""
-    import cupy
-
-    return None if x is None else cupy.asarray(x.view(f"u{x.itemsize}")).view(x.dtype)
-
-
 def run(dtype: Any, i: int, product: Any, epilogue: Epilogue | None = None) -> Any:
     if not is_hopper():
         pytest.skip("wgmma is on compute capability 9.0 alone")
-    s = product.storage
-    moved = {name: to_gpu(getattr(s, name)) for name in ARRAY_FIELDS}
-    packed = pack(TVWStorage(s.shape, 256, s.vector, **moved))
-    e, x = epilogue or Epilogue(), to_gpu(product.x)
+    packed = pack(to_gpu(product.storage))
+    e, x = epilogue or Epilogue(), array_to_gpu(product.x)
     return multiply(CupyLauncher(), packed, x, config=SHIPPED[dtype][i], epilogue=e).get()
 
 

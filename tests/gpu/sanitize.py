@@ -63,7 +63,7 @@ def workload(tool: str) -> None:
     import cupy
     import numpy as np
     from kernel_problems import BFLOAT16, FLOAT16, Product, exact
-    from test_gpu import architecture, shipped, to_gpu
+    from test_gpu import architecture, array_to_gpu, shipped, to_gpu
     from test_hopper_boxes import plain
     from test_hopper_bytes import E4M3
     from test_hopper_bytes import ragged as byte_problem
@@ -98,7 +98,7 @@ def workload(tool: str) -> None:
         return compile_kernel(config, target, every_lane_tells(config.kernel) if told else None)
 
     def run(problem: Product, config: Any, form: Any = None, fused: bool = False) -> None:
-        packed, x = pack(to_gpu(problem.storage), form), cupy.asarray(problem.x)
+        packed, x = pack(to_gpu(problem.storage), form), array_to_gpu(problem.x)
         exactly = exact(problem)[0]
         by: dict[str, Any] = {}
         if fused:
