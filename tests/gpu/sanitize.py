@@ -1,11 +1,13 @@
 """Run every shipped kernel under compute-sanitizer: python tests/gpu/sanitize.py [tool ...]
 
 Needs a GPU, CuPy, and compute-sanitizer on the PATH or in CUDA_HOME. Without arguments all of
-memcheck, racecheck, initcheck and synccheck run; the exit status is that of the worst.
+memcheck, racecheck, initcheck and synccheck run; `--kernels` names those that are to run, as their
+source files are called. The exit status is that of the worst.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -57,8 +59,8 @@ def every_lane_tells(kernel: str) -> dict[str, str]:
     return found
 
 
-def workload(tool: str) -> None:
-    """Run small, ragged products through every config; what `tool` watches."""
+def workload(tool: str, kernels: list[str]) -> None:
+    """Run small, ragged products through every config of the kernels; what `tool` watches."""
     sys.path.insert(0, str(HERE.parent))
     import cupy
     import numpy as np
@@ -98,6 +100,8 @@ def workload(tool: str) -> None:
         return compile_kernel(config, target, every_lane_tells(config.kernel) if told else None)
 
     def run(problem: Product, config: Any, form: Any = None, fused: bool = False) -> None:
+        if kernels and config.kernel not in kernels:
+            return
         packed, x = pack(to_gpu(problem.storage), form), array_to_gpu(problem.x)
         exactly = exact(problem)[0]
         by: dict[str, Any] = {}
@@ -125,6 +129,8 @@ def workload(tool: str) -> None:
         if config.boxes:
             run(plain([200, 75], 400, 264, dropped=9), config)
     for config in transposed_configs(here, "float16"):
+        if kernels and config.kernel not in kernels:
+            continue
         storage, y = ragged(FLOAT16, 72)
         packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.range_shape)
         got = multiply_transposed(launcher, packed, cupy.asarray(y), config=config).get()
@@ -152,15 +158,15 @@ def _problem(dtype: Any, sparse: bool, n: int) -> Any:
     return Product(storage, integers(rng)((300, n)).astype(dtype))
 
 
-def main(tools: list[str]) -> int:
+def main(tools: list[str], kernels: list[str]) -> int:
     """Run the workload under each tool; return the worst exit status."""
     worst = 0
-    for tool in tools or TOOLS:
+    for tool in tools:
         extra = [] if tool == "initcheck" else ["--kernel-name", "kernel_substring=_tvw_"]
         extra += ["--leak-check=no"] if tool == "memcheck" else []
         command = [
             sanitizer(), f"--tool={tool}", *extra, "--error-exitcode=9",
-            sys.executable, __file__, "--workload", tool,
+            sys.executable, __file__, "--workload", tool, "--kernels", *kernels,
         ]  # fmt: skip
         print("==", tool, flush=True)
         status = subprocess.run(command, check=False).returncode
@@ -170,7 +176,14 @@ def main(tools: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--workload"]:
-        workload(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tools", nargs="*", metavar="tool", help=f"of {', '.join(TOOLS)}")
+    parser.add_argument("--kernels", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--workload", choices=TOOLS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if unknown := set(args.tools) - set(TOOLS):
+        parser.error(f"there is no tool {', '.join(unknown)}; choose from {', '.join(TOOLS)}")
+    if args.workload:
+        workload(args.workload, args.kernels)
     else:
-        raise SystemExit(main(sys.argv[1:]))
+        raise SystemExit(main(args.tools or list(TOOLS), args.kernels))
