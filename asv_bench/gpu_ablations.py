@@ -16,10 +16,9 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-import cupy
 import torch
 from gpu import edits, peers
-from gpu.clock import Clock
+from gpu.clock import Clock, empty_kernel
 from gpu.problems import Problem, as_cupy, draw
 from gpu_table import table
 
@@ -86,12 +85,6 @@ class Bench:
 @cache
 def _compiled(config: Any, architecture: str, changes: edits.Edits) -> Any:
     return compile_kernel(config, architecture, edits.altered(config.kernel, changes))
-
-
-def empty_kernel() -> Run:
-    """Return an empty kernel: what a launch takes by itself."""
-    empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
-    return lambda: empty((1,), (32,), ())
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:

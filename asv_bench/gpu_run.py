@@ -20,18 +20,11 @@ from typing import Any
 import cupy
 import torch
 from gpu import peers
-from gpu.clock import Clock
-from gpu.problems import Problem, as_cupy, draw
+from gpu.clock import Clock, empty_kernel
+from gpu.problems import DTYPES, Problem, as_cupy, draw
+from gpu.sizes import LAYERS, SPARSITIES, SQUARES, TILE_ROWS
 
 import tvwarray
-
-SPARSITIES = (0.5, 0.75, 0.875, 0.95)
-SQUARES = ((1024,) * 3, (2048,) * 3, (4096,) * 3, (8192,) * 3, (16384, 8192, 8192))
-BATCHES = (1, 16, 128, 512, 2048, 8192)
-LAYERS = {
-    (768, 3072): (*BATCHES[:-1], 4096, 8192), (3072, 768): (*BATCHES[:-1], 4096, 8192),
-    (4096, 4096): BATCHES, (11008, 4096): BATCHES, (4096, 11008): BATCHES,
-}  # fmt: skip
 
 FIELDS = ("part", "rows", "cols", "n", "sparsity", "what", "us", "dense_us", "speedup", "error")
 
@@ -110,61 +103,106 @@ def ours(problem: Problem, *, fused: bool = False) -> tuple[Callable[[], object]
     return run, round(error, 3)
 
 
-def dense_time(table: Table, part: str, size: Any, dtype: torch.dtype) -> float:
+def operand(size: Any, dtype: str = "bfloat16") -> torch.Tensor:
+    """Return a right operand for the other libraries."""
+    return torch.randn(size[1], size[2], device="cuda").to(DTYPES[dtype])
+
+
+def dense_time(table: Table, part: str, size: Any, dtype: str = "bfloat16") -> float:
     """Time the dense product, against which the others are set."""
-    rows, cols, n = size
-    x = torch.randn(cols, n, device="cuda").to(dtype)
+    rows, cols, _ = size
+    x = operand(size, dtype)
     return table.time(part, size, 0.0, "cuBLAS", 0.0, lambda: (peers.dense(rows, cols, x), "")) or 0
+
+
+class Row:
+    """Products of one size, by several ways, against the dense product of that size."""
+
+    def __init__(self, table: Table, part: str, size: Any, dtype: str = "bfloat16") -> None:
+        self.table, self.part, self.size, self.dtype = table, part, size, dtype
+        self.dense = dense_time(table, part, size, dtype)
+
+    def ours(self, sparsity: float, tile_rows: int, *, sparse: bool = True) -> None:
+        """Time our product."""
+        self._time(
+            sparsity, f"{'TVW' if sparse else 'TW'} {tile_rows}",
+            lambda: ours(draw(*self.size, sparsity, tile_rows=tile_rows, dtype=self.dtype,
+                              sparse=sparse)),
+        )  # fmt: skip
+
+    def two_four(self) -> None:
+        """Time cuSPARSELt."""
+        self._time(0.5, "cuSPARSELt 2:4", lambda: (peers.two_four(*self._operands()), ""))
+
+    def bsr(self, sparsity: float, block: int) -> None:
+        """Time PyTorch's block-sparse product."""
+        run = lambda: (peers.bsr(*self._operands(), sparsity, block), "")  # noqa: E731
+        self._time(sparsity, f"BSR {block}", run)
+
+    def csr(self, sparsity: float) -> None:
+        """Time cuSPARSE's CSR product."""
+        self._time(sparsity, "CSR", lambda: (peers.csr(*self._operands(), sparsity), ""))
+
+    def _operands(self) -> tuple[int, int, torch.Tensor]:
+        return self.size[0], self.size[1], operand(self.size, self.dtype)
+
+    def _time(self, sparsity: float, what: str, make: Maker) -> None:
+        self.table.time(self.part, self.size, sparsity, what, self.dense, make)
 
 
 def squares(table: Table) -> None:
     """Time square and large products, ours with every height of tiles and all the peers."""
     for size in SQUARES:
-        rows, cols, n = size
-        dense = dense_time(table, "square", size, torch.bfloat16)
-        x = torch.randn(cols, n, device="cuda").to(torch.bfloat16)
-        table.time("square", size, 0.5, "cuSPARSELt 2:4", dense,
-                   lambda x=x, r=rows, c=cols: (peers.two_four(r, c, x), ""))  # fmt: skip
+        row = Row(table, "square", size)
+        row.two_four()
         for sparsity in SPARSITIES:
-            for tile_rows in (256, 128, 64, 32):
-                table.time("square", size, sparsity, f"TVW {tile_rows}", dense, lambda s=sparsity,
-                           t=tile_rows, z=size: ours(draw(*z, s, tile_rows=t)))  # fmt: skip
-            table.time("square", size, sparsity, "TW 128", dense,
-                       lambda s=sparsity, z=size: ours(draw(*z, s, sparse=False)))  # fmt: skip
+            for tile_rows in TILE_ROWS:
+                row.ours(sparsity, tile_rows)
+            row.ours(sparsity, 128, sparse=False)
             for block in (32, 64, 128):
-                table.time("square", size, sparsity, f"BSR {block}", dense, lambda x=x, r=rows,
-                           c=cols, s=sparsity, b=block: (peers.bsr(r, c, x, s, b), ""))  # fmt: skip
-            if rows <= 4096:
-                table.time("square", size, sparsity, "CSR", dense, lambda x=x, r=rows, c=cols,
-                           s=sparsity: (peers.csr(r, c, x, s), ""))  # fmt: skip
+                row.bsr(sparsity, block)
+            row.csr(sparsity)
 
 
 def layers(table: Table) -> None:
     """Time the layers of encoders and of language models for few to many right-hand sides."""
     for size in ((*layer, n) for layer, batches in LAYERS.items() for n in batches):
-        dense = dense_time(table, "layer", size, torch.bfloat16)
-        for sparsity, tile_rows in ((0.75, 128), (0.75, 256), (0.95, 128)):
-            table.time("layer", size, sparsity, f"TVW {tile_rows}", dense, lambda s=sparsity,
-                       t=tile_rows, z=size: ours(draw(*z, s, tile_rows=t)))  # fmt: skip
+        row = Row(table, "layer", size)
+        for sparsity in SPARSITIES:
+            for tile_rows in (128, 256):
+                row.ours(sparsity, tile_rows)
+        row.two_four()
+        row.bsr(0.75, 64)
+        row.csr(0.75)
+
+
+def halves(table: Table) -> None:
+    """Time float16: the sizes and layers above, by fewer ways."""
+    for size in SQUARES:
+        row = Row(table, "float16", size, "float16")
+        row.two_four()
+        for sparsity in SPARSITIES:
+            for tile_rows in (256, 128):
+                row.ours(sparsity, tile_rows)
+        row.ours(0.75, 128, sparse=False)
+        row.bsr(0.75, 64)
+        row.csr(0.75)
+    for size in ((*layer, n) for layer, batches in LAYERS.items() for n in batches):
+        row = Row(table, "float16 layer", size, "float16")
+        for sparsity in (0.75, 0.95):
+            for tile_rows in (128, 256):
+                row.ours(sparsity, tile_rows)
+        row.two_four()
 
 
 def skewed(table: Table) -> None:
     """Time tiles whose column counts differ 1:20 beside equal ones of the same sum."""
-    for size in ((4096,) * 3, (4096, 4096, 512)):
-        dense = dense_time(table, "skew", size, torch.bfloat16)
+    for size in ((4096, 4096, n) for n in (4096, 2048, 1024, 512)):
+        dense = dense_time(table, "skew", size)
         for sparsity in (0.75, 0.875):
             for skew in (1.0, 20.0):
                 table.time("skew", size, sparsity, f"TVW 128, 1:{skew:.0f}", dense, lambda
                            s=sparsity, k=skew, z=size: ours(draw(*z, s, skew=k)))  # fmt: skip
-
-
-def halves(table: Table) -> None:
-    """Time float16 at one size: the rates are those of bfloat16."""
-    size = (4096,) * 3
-    dense = dense_time(table, "float16", size, torch.float16)
-    for sparsity in SPARSITIES:
-        table.time("float16", size, sparsity, "TVW 128", dense,
-                   lambda s=sparsity, z=size: ours(draw(*z, s, dtype="float16")))  # fmt: skip
 
 
 def ceilings(table: Table) -> None:
@@ -175,18 +213,20 @@ def ceilings(table: Table) -> None:
     table.time(
         "ceilings", size, 0.0, "copy", 0.0, lambda: (lambda: torch.neg(source, out=target), "")
     )
-    dense_time(table, "ceilings", (8192,) * 3, torch.bfloat16)
+    dense_time(table, "ceilings", (8192,) * 3)
 
 
 def breakdown(table: Table) -> None:
-    """Time a launch that does nothing, Y stored without a product, and a fused epilogue.
+    """Time launches that do nothing, Y stored without a product, and a fused epilogue.
 
-    What lies between is the gather and the products, which overlap.
+    What lies between is the gather and the products, which overlap: `gpu_ablations.py` leaves them
+    out one by one.
     """
     tiny = (64, 64, 8)
+    table.time("parts", (0, 0, 0), 0.0, "empty kernel", 0.0, lambda: (empty_kernel(), ""))
     table.time("parts", tiny, 0.75, "launch", 0.0, lambda: ours(draw(*tiny, 0.75)))
     for size in ((4096,) * 3, (8192,) * 3):
-        dense = dense_time(table, "parts", size, torch.bfloat16)
+        dense = dense_time(table, "parts", size)
         table.time("parts", size, 1.0, "zeros stored", dense,
                    lambda z=size: ours(draw(*z, 1.0, tile_rows=256)))  # fmt: skip
         for sparsity in (0.75, 0.95):
@@ -200,24 +240,26 @@ def transposed(table: Table) -> None:
     """Time ``A.T @ Y``, set against the dense product of that size."""
     for size in ((4096,) * 3, (4096, 4096, 512)):
         rows, cols, n = size
-        dense = dense_time(table, "A.T", (cols, rows, n), torch.bfloat16)
+        dense = dense_time(table, "A.T", (cols, rows, n))
         for sparsity in (0.75, 0.95):
             table.time("A.T", (cols, rows, n), sparsity, "TVW 128, transposed", dense,
                        lambda z=size, s=sparsity: ours(draw(*z, s).transposed()))  # fmt: skip
 
 
 def overhead(table: Table) -> None:
-    """Time what a call takes of the host, while the GPU runs behind."""
+    """Time calls: what one takes of the host, while the GPU runs behind; and until it is done."""
     for size in ((256, 256, 64), (4096, 4096, 1), (1024, 1024, 512)):
-        dense = 0.0
-        for what, run in calls_of(draw(*size, 0.75)):
-            us = table.clock.host_us(run)
-            dense = dense or us
-            table.keep("host", size, 0.75, what, us, dense, "")
+        problem = draw(*size, 0.75)
+        for part, done in (("host", False), ("end to end", True)):
+            dense = 0.0
+            for what, run in calls_of(problem):
+                us = table.clock.host_us(run, done=done)
+                dense = dense or us
+                table.keep(part, size, 0.75, what, us, dense, "")
 
 
 def calls_of(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield the ways to multiply, the dense product first."""
+    """Yield the ways to multiply, the dense product first, and what a call cannot do without."""
     x, A = as_cupy(problem.x), problem.A
     out = tvwarray.matmul(A, x)
     y = problem.dense @ problem.x
@@ -225,6 +267,8 @@ def calls_of(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "A @ X", lambda: A @ x
     yield "matmul(A, X, out=)", lambda: tvwarray.matmul(A, x, out=out)
     yield "A @ X of PyTorch", lambda: A @ problem.x
+    yield "an empty kernel", empty_kernel()
+    yield "a new array", lambda: cupy.empty(out.shape, out.dtype)
 
 
 PARTS = {

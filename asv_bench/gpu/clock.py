@@ -68,8 +68,11 @@ class Clock:
             return run
         return graph.replay
 
-    def host_us(self, run: Callable[[], object], calls: int = 500) -> float:
-        """Return what a call of `run` takes on the host, in microseconds; the GPU runs behind."""
+    def host_us(self, run: Callable[[], object], calls: int = 500, *, done: bool = False) -> float:
+        """Return what a call of `run` takes on the host, in microseconds.
+
+        The GPU runs behind; or, if each is to be `done`, it is waited for after every call.
+        """
         best = np.inf
         with torch.cuda.stream(self.stream), cupy.cuda.ExternalStream(self.stream.cuda_stream):
             for _ in range(5):
@@ -78,6 +81,14 @@ class Clock:
                 start = time.perf_counter()
                 for _ in range(calls):
                     run()
+                    if done:
+                        self.stream.synchronize()
                 best = min(best, time.perf_counter() - start)
                 self.stream.synchronize()
         return 1e6 * best / calls
+
+
+def empty_kernel() -> Callable[[], object]:
+    """Return an empty kernel: what a launch takes by itself."""
+    empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
+    return lambda: empty((1,), (32,), ())
