@@ -1,15 +1,16 @@
 """The tables of docs/cpu.md: products of one CPU thread, in pairs with others.
 
-    python asv_bench/cpu_tables.py [dense] [transposed] [types] [csr]
+    python asv_bench/cpu_tables.py [dense] [array] [batches] [transposed] [types] [csr] [--only 1 8]
 
-All four take some minutes; `tvwarray bench --cpu` has dense PyTorch and two threads. Tiles hold 128
-consecutive rows, data are random, and every product is checked before it is timed.
+All take some minutes; --only those with so many right-hand sides. Wall time, medians, the ways to
+multiply in turns; one thread unless a column says two. Tiles hold 128 consecutive rows, data are
+random, and every product is checked before it is timed.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -17,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import tvwarray
+from tvwarray._cli.bench_cpu import cold_ratio
 from tvwarray._cli.machine import machine_line, threads
 from tvwarray._cli.measure import measure
 from tvwarray._dtypes import value_dtype
@@ -54,29 +56,78 @@ def row(title: str, cells: list[str]) -> None:
     print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
+def joined(found: Iterable[float]) -> str:
+    return " / ".join(f"{r:.3g}" for r in found)
+
+
+def chosen(layers: Sequence[tuple[int, int, int]], only: list[int]) -> list[tuple[int, int, int]]:
+    """Return the layers with one of so many right-hand sides, or all."""
+    return [layer for layer in layers if not only or layer[0] in only]
+
+
 def shape(m: int, k: int, n: int) -> str:
     return f"{m} x {k} x {n}"
 
 
-def dense() -> None:
-    """Print `x @ A.T` against NumPy."""
-    row("M x K x N", ["float32", "float64"])
-    for layer in LAYERS:
-        cells = []
-        for dtype in map(np.dtype, ("float32", "float64")):
-            found = []
-            for s in SPARSITIES:
+def dense(only: list[int]) -> None:
+    """Print `x @ A.T` against NumPy; cold: operands are in no cache when a product begins."""
+    row("M x K x N", ["float32", "float32, two threads", "float32, cold", "float64"])
+    for layer in chosen(LAYERS, only):
+        found: dict[str, list[float]] = {name: [] for name in ("one", "two", "cold", "float64")}
+        for s in SPARSITIES:
+            for dtype in map(np.dtype, ("float32", "float64")):
                 A, x = operands(*layer, s, dtype)
                 W = A.toarray()
-                found += ratios({"tvw": lambda A=A, x=x: x @ A.T, "np": lambda W=W, x=x: x @ W.T})
-            cells.append(" / ".join(f"{r:.3g}" for r in found))
-        row(shape(*layer), cells)
+                ways = {"tvw": lambda A=A, x=x: x @ A.T, "np": lambda W=W, x=x: x @ W.T}
+                if dtype == np.float64:
+                    found["float64"] += ratios(ways)
+                    continue
+                found["one"] += ratios(ways)
+                with threads(2):
+                    found["two"] += ratios(ways)
+                found["cold"].append(cold_ratio(*ways.values()))
+        row(shape(*layer), [joined(each) for each in found.values()])
 
 
-def transposed() -> None:
+def array(only: list[int]) -> None:
+    """Print the array backend's `A @ X` against NumPy: what runs where there is no compiler."""
+    row("M x K x N", ["array backend"])
+    for layer in chosen(((512, 1024, 4096), (512, 4096, 4096)), only):
+        found = []
+        for s in SPARSITIES:
+            A, x = operands(*layer, s, np.dtype("float32"))
+            W, X = A.toarray(), np.ascontiguousarray(x.T)
+            ways = {
+                "array": lambda A=A, X=X: tvwarray.matmul(A, X, backend="array"),
+                "np": lambda W=W, X=X: W @ X,
+            }
+            found += ratios(ways)
+        row(shape(*layer), [joined(found)])
+
+
+def batches(only: list[int]) -> None:
+    """Print a batch, multiplied where it lies, against one wide copy of it; ms, 75 %."""
+    row("batch x K x N x n", ["where it lies", "one wide copy"])
+    for batch, k, n, columns in ((4, 1024, 4096, 512), (500, 256, 256, 64)):
+        if only and columns not in only:
+            continue
+        A, _ = operands(1, k, n, 0.75, np.dtype("float32"))
+        X = np.random.default_rng(1).uniform(-1, 1, (batch, k, columns)).astype(np.float32)
+
+        def wide(A=A, X=X, n=n):
+            y = A @ np.ascontiguousarray(X.transpose(1, 0, 2)).reshape(X.shape[1], -1)
+            return np.ascontiguousarray(y.reshape(n, len(X), -1).transpose(1, 0, 2))
+
+        ways = {"batch": lambda A=A, X=X: tvwarray.matmul(A, X), "wide": wide}
+        np.testing.assert_allclose(ways["batch"](), wide(), rtol=1e-4, atol=1e-3)
+        times = measure(ways, budget=BUDGET).seconds
+        row(f"{batch} x {k} x {n} x {columns}", [f"{1e3 * t:.1f}" for t in times.values()])
+
+
+def transposed(only: list[int]) -> None:
     """Print `Y @ A` against NumPy and the array backend."""
     row("M x K x N", ["NumPy dense", "array backend"])
-    for layer in ((1, 1024, 4096), (8, 1024, 4096), (512, 1024, 4096)):
+    for layer in chosen(((1, 1024, 4096), (8, 1024, 4096), (512, 1024, 4096)), only):
         found = []
         for s in SPARSITIES:
             A, _ = operands(*layer, s, np.dtype("float32"))
@@ -88,16 +139,14 @@ def transposed() -> None:
                 "array": lambda A=A, Y=Y: tvwarray.matmul(A.T, Y.T, backend="array").T,
             }
             found.append(ratios(ways))
-        row(
-            shape(*layer), [" / ".join(f"{r:.3g}" for r in one) for one in zip(*found, strict=True)]
-        )
+        row(shape(*layer), [joined(one) for one in zip(*found, strict=True)])
 
 
-def types() -> None:
+def types(only: list[int]) -> None:
     """Print milliseconds at 75 % by type of values."""
     names = ("float32", "float64", "float16", "bfloat16", "int8")
     row("M x K x N, ms", list(names))
-    for layer in ((512, 1024, 4096), (8, 4096, 4096)):
+    for layer in chosen(((512, 1024, 4096), (8, 4096, 4096)), only):
         for vector in ((2, 4), None):
             cells = []
             for name in names:
@@ -127,36 +176,39 @@ def sparse_peers(S, X) -> Ways:
     return ways
 
 
-def csr() -> None:
+def csr(only: list[int]) -> None:
     """Print `A @ X` of C-ordered X against CSR in scipy, and in PyTorch and MKL where they are."""
-    for layer in ((128, 768, 3072), (512, 1024, 4096)):
+    for layer in chosen(((128, 768, 3072), (512, 1024, 4096)), only):
         found = []
         for s in SPARSITIES:
             A, x = operands(*layer, s, np.dtype("float32"))
             X = np.ascontiguousarray(x.T)
             peers = sparse_peers(A.tocsr(), X)
             found.append(ratios({"tvw": lambda A=A, X=X: A @ X, **peers}))
-        if layer[0] == 128:
-            row("M x K x N", list(peers))
-        row(
-            shape(*layer), [" / ".join(f"{r:.3g}" for r in one) for one in zip(*found, strict=True)]
-        )
+        row("M x K x N", list(peers))
+        row(shape(*layer), [joined(one) for one in zip(*found, strict=True)])
 
 
-TABLES = {"dense": dense, "transposed": transposed, "types": types, "csr": csr}
+TABLES = {
+    "dense": dense, "array": array, "batches": batches, "transposed": transposed, "types": types,
+    "csr": csr,
+}  # fmt: skip
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(TABLES)
-    if unknown := set(chosen) - set(TABLES):
-        raise SystemExit(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(TABLES)}; all")
+    parser.add_argument("--only", nargs="*", type=int, default=[], help="so many right-hand sides")
+    args = parser.parse_args()
+    if unknown := set(args.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}.")
     if find_spec("torch"):
         import_module("torch").set_num_threads(1)
     with threads(1):
         print(machine_line())
-        for name in chosen:
+        for name in args.tables or TABLES:
             print(f"\n{TABLES[name].__doc__}")
-            TABLES[name]()
+            TABLES[name](args.only)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
-"""The tables of docs/benchmarks.md from a run: python asv_bench/gpu_table.py FOLDER.
+"""The tables of docs/benchmarks.md from a run: python asv_bench/gpu_table.py [FOLDER] [--write]
 
-FOLDER holds the ``products.csv`` that `gpu_run.py` wrote.
+FOLDER holds the ``products.csv`` that `gpu_run.py` wrote: by default asv_bench/results/h200, the
+run that the page shows. With --write that page's tables are replaced; each stands between a comment
+with its name and one that says "end".
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
+import re
 from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RUN = HERE / "results" / "h200"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 
 WAYS = (
     "TVW 256", "TVW 128", "TVW 64", "TVW 32", "TW 128", "cuSPARSELt 2:4", "BSR 32", "BSR 64",
@@ -34,7 +41,7 @@ def squares(rows: list[dict[str, str]]) -> str:
             dense[size] = float(r["us"])
     header = ["", *(f"{'x'.join(s)}" for s in sizes)]
     lines = [["cuBLAS, us", *(f"{dense[s]:.0f}" for s in sizes)]]
-    for way in WAYS:
+    for way in [w for w in WAYS if any(w == what for _, what, _ in found)]:
         cells = [[found.get((s, way, p)) for p in SPARSITIES] for s in sizes]
         if way.startswith("cuSPARSELt"):
             cells = [c[:1] for c in cells]
@@ -62,6 +69,19 @@ def layers(rows: list[dict[str, str]]) -> str:
     return table(["layer", "", *(f"n = {n}" for n in ns)], lines)
 
 
+def skewed(rows: list[dict[str, str]]) -> str:
+    """Return times of equal tiles and of unequal ones of the same work."""
+    found = {(r["rows"], r["cols"], r["n"], r["sparsity"], r["what"]): float(r["us"]) for r in rows}
+    lines = []
+    for *size, sparsity, what in found:
+        if what == "TVW 128, 1:20":
+            equal, unequal = (found[(*size, sparsity, f"TVW 128, 1:{k}")] for k in (1, 20))
+            more = f"{100 * (unequal / equal - 1):.0f} %"
+            pruned = f"{100 * float(sparsity):g} %"
+            lines.append(["x".join(size), pruned, f"{equal:.1f}", f"{unequal:.1f}", more])
+    return table(["", "pruned", "equal tiles, us", "1 to 20, us", "longer"], lines)
+
+
 def ceilings(rows: list[dict[str, str]]) -> str:
     """Return what a copy and a large dense product reach."""
     us = {r["what"]: float(r["us"]) for r in rows}
@@ -83,10 +103,10 @@ def host(rows: list[dict[str, str]]) -> str:
     """Return what calls take of the host."""
     sizes = list(dict.fromkeys((r["rows"], r["cols"], r["n"]) for r in rows))
     found = {(r["rows"], r["cols"], r["n"], r["what"]): float(r["us"]) for r in rows}
-    lines = [
-        [what, *(f"{found[(*size, what)]:.1f}" for size in sizes)]
-        for what in dict.fromkeys(r["what"] for r in rows)
-    ]
+    lines = []
+    for what in dict.fromkeys(r["what"] for r in rows):
+        times = [found.get((*size, what)) for size in sizes]
+        lines.append([what, *("-" if us is None else f"{us:.1f}" for us in times)])
     return table(["us", *("x".join(size) for size in sizes)], lines)
 
 
@@ -137,21 +157,41 @@ def goals(rows: list[dict[str, str]]) -> str:
     return table(["", "goal", "4096^3", "8192^3"], lines)
 
 
+SHOWN = {
+    "square": squares, "layer": layers, "skew": skewed, "float16": squares, "ceilings": ceilings,
+    "parts": parts, "A.T": parts, "host": host,
+}  # fmt: skip
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Return the tables of a run by name, in the order of the page."""
+    rows = list(csv.DictReader((folder / "products.csv").read_text().splitlines()))
+    found = {part: [r for r in rows if r["part"] == part] for part in SHOWN}
+    shown = {part: SHOWN[part](of) for part, of in found.items() if of}
+    return {**shown, "goals": goals(rows)}
+
+
+def written(page: str, made: dict[str, str]) -> str:
+    """Return the page with its tables replaced."""
+    for name, text in made.items():
+        place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.S)
+        page, count = place.subn(lambda m, t=text: f"{m[1]}{t}{m[2]}", page)
+        if count != 1:
+            raise SystemExit(f"the page has {count} places for the table {name!r}, not one.")
+    return page
+
+
 def main() -> None:
-    """Print the tables."""
-    rows = list(csv.DictReader(Path(sys.argv[1], "products.csv").read_text().splitlines()))
-    shown = {
-        "square": squares,
-        "layer": layers,
-        "ceilings": ceilings,
-        "parts": parts,
-        "host": host,
-        "A.T": parts,
-    }
-    for part, show in shown.items():
-        if found := [r for r in rows if r["part"] == part]:
-            print(f"{part}\n\n{show(found)}\n")
-    print(f"goals\n\n{goals(rows)}")
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=RUN)
+    parser.add_argument("--write", action="store_true", help=f"put them into docs/{PAGE.name}")
+    args = parser.parse_args()
+    made = tables(args.folder)
+    if args.write:
+        PAGE.write_text(written(PAGE.read_text(), made))
+    else:
+        print("\n\n".join(f"{name}\n\n{text}" for name, text in made.items()))
 
 
 if __name__ == "__main__":

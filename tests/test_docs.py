@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import gpu_table
 import numpy as np
+import on_paper
 import pytest
 
 import tvwarray
+from tvwarray.__main__ import main as cli
 
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
@@ -74,3 +78,85 @@ def test_plans_in_the_docs_are_those_that_are_made():
     assert plans.page() == plans.PAGE.read_text(), "run python docs/plans.py --write"
     assert len(plans.plans().split("\n\n")) == 12
     assert {n for *_, n in plans.PRODUCTS} >= {1, 16384}
+
+
+# ---- Figures and the commands that print them --------------------------------------------------
+
+COMMAND = re.compile(
+    r"`((?:\w+=\S+ )*(?:python\s+(?:asv_bench|tests|docs|examples)/|tvwarray )[^`]+)`"
+)
+
+
+def commands_of(text):
+    """Return the commands in backquotes, on one line each."""
+    return [re.sub(r"\s+", " ", found) for found in COMMAND.findall(text)]
+
+
+def is_figure(cell):
+    """Return whether a cell holds figures alone, and not just counts."""
+    rest = re.sub(r"\b(?:us|ms|s|kB|MB|GB|x)\b|[\d.,/()±+−–%*x -]", "", cell)
+    return not rest and bool(re.search(r"\.\d|\d / \d", cell))
+
+
+def measured_rows(text):
+    """Return the rows of tables with two such cells or more."""
+    rows = re.findall(r"^\|(.+)\|$", text, flags=re.M)
+    return [row for row in rows if sum(map(is_figure, row.split("|"))) >= 2]
+
+
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+COMMANDS = sorted({command for page in PAGES for command in commands_of(page.read_text())})
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_sections_with_measured_tables_name_a_command(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for section in re.split(r"^(?=##? )", text, flags=re.M):
+        if measured_rows(section):
+            named = commands_of(section) or re.search(r"`tests/test_\w+\.py`", section)
+            title = section.partition("\n")[0]
+            assert named, (
+                f"{path.name}, {title!r}: which command prints {measured_rows(section)[0]}?"
+            )
+
+
+def test_the_rule_for_measured_tables_sees_them():
+    assert measured_rows("| 4096^3 | 1.39 (132) | 2.50 (73.3) |")
+    assert measured_rows("| 1 x 4096 x 4096 | 2.0 / 4.3 / 8.3 / 21 | 2.5 / 6.0 / 12 / 28 |")
+    assert measured_rows("| EW | .7435 ± .0035 | .7353 ± .0029 |")
+    assert not measured_rows("| float16 | itself | 32 |")
+    assert sum(bool(measured_rows(page.read_text())) for page in PAGES) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_named_commands_exist_and_have_the_options(command, capsys):
+    words = [w for w in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", w)]
+    options = {w.partition("=")[0] for w in words if w.startswith("--")}
+    if words[0] == "tvwarray":
+        if not words[1].islower():
+            return
+        assert cli([words[1], "--help"]) == 0
+        assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        return
+    script = TOP / words[1]
+    source = script.read_text()
+    code = compile(source, str(script), "exec")
+    assert code.co_consts[0], f"{script.name} says nothing of itself"
+    assert f"python {words[1]}" in code.co_consts[0]
+    for option in options:
+        assert option in source, f"{script.name} has no {option}"
+
+
+def test_every_page_with_measured_tables_is_in_the_list_of_commands():
+    listed = (TOP / "docs" / "benchmarks.md").read_text().partition("## Commands")[2]
+    for page in PAGES:
+        if page.name != "benchmarks.md" and measured_rows(page.read_text()):
+            assert f"({page.name})" in listed or page.stem in listed, page.name
+
+
+def test_tables_of_the_gpu_run_are_those_of_the_kept_results():
+    """After a new run: python asv_bench/gpu_table.py --write, and asv_bench/on_paper.py --write"""
+    for page, tables in (("benchmarks.md", gpu_table.tables(gpu_table.RUN)),
+                         ("scaling.md", on_paper.tables())):  # fmt: skip
+        text = (TOP / "docs" / page).read_text()
+        assert gpu_table.written(text, tables) == text

@@ -151,7 +151,9 @@ def main() -> None:
         f"{n}, floor {f}" for n in ("EW", "TVW both", "TVW", "TW-2D", "BW 32") for f in (0.25, 0)
     ]
     print(table(images, flat, stages), "\n")
-    print(table(load(source / "study.jsonl", "images", "least"), flat, stages))
+    print(table(load(source / "study.jsonl", "images", "least"), flat, stages), "\n")
+    print("share of the score that is kept, text\n")
+    print(table(load(source / "study.jsonl", "text", "score_kept"), ACROSS))
     plot_text(text, target / "study_text.svg")
     plot_images(images, target / "study_images.svg")
 

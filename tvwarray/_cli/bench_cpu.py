@@ -56,7 +56,7 @@ def run(args: Namespace, shapes: tuple[tuple[int, int, int], ...] = SHAPES) -> i
             contenders = _contenders(A, x)
             error = _error(A, x)
             timing = measure(contenders, budget=args.seconds)
-            cold = _cold_ratio(contenders["tvwarray"], contenders["dense"])
+            cold = cold_ratio(contenders["tvwarray"], contenders["dense"])
         worst = max(worst, error)
         notes.append(timing)
         sparse = min(timing.ratios[name] for name in contenders if "csr" in name.lower())
@@ -130,7 +130,7 @@ def _error(A: TVWMatrix, x: HostArray) -> float:
     return error_share(tvwarray.linear(x, A), exact, size, rows_longest(A.tocsr()), FLOAT32)
 
 
-def _cold_ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
+def cold_ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
     """Return how many times longer `theirs` takes when neither finds its operands in a cache."""
     sweep, ratios = np.ones(_SWEEP_BYTES, np.uint8), []
     for _ in range(_COLD_ROUNDS):
