@@ -1,8 +1,9 @@
-"""The tables of docs/benchmarks.md from a run: python asv_bench/gpu_table.py [FOLDER] [--write]
+"""The tables of the GPU run: python asv_bench/gpu_table.py [FOLDER] [--write]
 
-FOLDER holds the ``products.csv`` that `gpu_run.py` wrote: by default asv_bench/results/h200, the
-run that the page shows. With --write that page's tables are replaced; each stands between a comment
-with its name and one that says "end".
+FOLDER holds the ``products.csv`` that `gpu_run.py` wrote, by default asv_bench/results/h200, the
+run that the pages show. With --write its tables and those of ``ablations.md`` beside it, which
+`gpu_ablations.py` wrote, are put into docs/: each stands between a comment with its name and one
+that says "end".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RUN = HERE / "results" / "h200"
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+DOCS = HERE.parent / "docs"
 
 WAYS = (
     "TVW 256", "TVW 128", "TVW 64", "TVW 32", "TW 128", "cuSPARSELt 2:4", "BSR 32", "BSR 64",
@@ -171,26 +172,42 @@ def tables(folder: Path) -> dict[str, str]:
     return {**shown, "goals": goals(rows)}
 
 
+def ablations(folder: Path) -> dict[str, str]:
+    """Return the tables that `gpu_ablations.py` wrote, by name."""
+    text = (folder / "ablations.md").read_text()
+    return dict(re.findall(r"<!-- (.+?) -->\n(.*?)\n<!-- end -->", text, flags=re.S))
+
+
 def written(page: str, made: dict[str, str]) -> str:
-    """Return the page with its tables replaced."""
+    """Return the page with its tables replaced, those that have a place in it."""
     for name, text in made.items():
         place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.S)
-        page, count = place.subn(lambda m, t=text: f"{m[1]}{t}{m[2]}", page)
-        if count != 1:
-            raise SystemExit(f"the page has {count} places for the table {name!r}, not one.")
+        page = place.sub(lambda m, t=text: f"{m[1]}{t}{m[2]}", page)
     return page
+
+
+def pages() -> dict[Path, str]:
+    """Return the pages of the kept run, as they are to be."""
+    made = {**tables(RUN), **ablations(RUN)}
+    found = {page: page.read_text() for page in sorted(DOCS.glob("*.md"))}
+    for name in made:
+        places = sum(text.count(f"<!-- {name} -->\n") for text in found.values())
+        if places != 1:
+            raise SystemExit(f"the pages have {places} places for the table {name!r}, not one.")
+    return {page: written(text, made) for page, text in found.items()}
 
 
 def main() -> None:
     """Print the tables, or write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=RUN)
-    parser.add_argument("--write", action="store_true", help=f"put them into docs/{PAGE.name}")
+    parser.add_argument("--write", action="store_true", help="put those that are kept into docs/")
     args = parser.parse_args()
-    made = tables(args.folder)
     if args.write:
-        PAGE.write_text(written(PAGE.read_text(), made))
+        for page, text in pages().items():
+            page.write_text(text)
     else:
+        made = tables(args.folder)
         print("\n\n".join(f"{name}\n\n{text}" for name, text in made.items()))
 
 

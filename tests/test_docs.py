@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -111,13 +112,16 @@ COMMANDS = sorted({command for page in PAGES for command in commands_of(page.rea
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_sections_with_measured_tables_name_a_command(path):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
-    for section in re.split(r"^(?=##? )", text, flags=re.M):
+    beginning, *sections = re.split(r"^(?=## )", text, flags=re.M)
+    for section in (beginning, *sections):
         if measured_rows(section):
-            named = commands_of(section) or re.search(r"`tests/test_\w+\.py`", section)
-            title = section.partition("\n")[0]
-            assert named, (
-                f"{path.name}, {title!r}: which command prints {measured_rows(section)[0]}?"
+            named = (
+                commands_of(beginning)
+                or commands_of(section)
+                or re.search(r"`tests/test_\w+\.py`", section)
             )
+            row = measured_rows(section)[0]
+            assert named, f"{path.name}: which command prints {row!r}?"
 
 
 def test_the_rule_for_measured_tables_sees_them():
@@ -156,7 +160,20 @@ def test_every_page_with_measured_tables_is_in_the_list_of_commands():
 
 def test_tables_of_the_gpu_run_are_those_of_the_kept_results():
     """After a new run: python asv_bench/gpu_table.py --write, and asv_bench/on_paper.py --write"""
-    for page, tables in (("benchmarks.md", gpu_table.tables(gpu_table.RUN)),
-                         ("scaling.md", on_paper.tables())):  # fmt: skip
-        text = (TOP / "docs" / page).read_text()
-        assert gpu_table.written(text, tables) == text
+    for page, text in gpu_table.pages().items():
+        assert page.read_text() == text, page.name
+    scaling = on_paper.PAGE.read_text()
+    assert gpu_table.written(scaling, on_paper.tables()) == scaling
+    assert all(f"<!-- {name} -->" in scaling for name in on_paper.tables())
+
+
+def test_figures_of_the_study_are_those_of_its_results(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    place = TOP / "asv_bench" / "study"
+    monkeypatch.setattr("sys.argv", ["report.py", str(place / "results"), str(tmp_path)])
+    runpy.run_path(str(place / "report.py"), run_name="__main__")
+    cell = r"[−+]?\.\d{4} ± \.\d{4}"
+    printed = set(re.findall(cell, capsys.readouterr().out))
+    shown = re.findall(cell, (TOP / "docs" / "study.md").read_text())
+    assert len(shown) > 100
+    assert not set(shown) - printed

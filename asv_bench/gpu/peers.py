@@ -16,6 +16,20 @@ def dense(rows: int, cols: int, x: torch.Tensor) -> Run:
     return lambda: torch.matmul(a, x, out=y)
 
 
+def dense_float8(side: int, *, fast: bool) -> Run:
+    """Return cuBLAS's product of float8_e4m3fn to bfloat16; `fast` sums have fewer bits."""
+    a, b = (torch.randn(side, side, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device="cuda")
+    options = {"out_dtype": torch.bfloat16, "use_fast_accum": fast}
+    return lambda: torch._scaled_mm(a, b.t(), one, one, **options)
+
+
+def dense_int8(side: int) -> Run:
+    """Return cuBLAS's product of int8 to int32."""
+    a, b = (torch.randint(-99, 99, (side, side), device="cuda").to(torch.int8) for _ in range(2))
+    return lambda: torch._int_mm(a, b.t())
+
+
 def two_four(rows: int, cols: int, x: torch.Tensor) -> Run:
     """Return cuSPARSELt's product of a random 2:4 matrix, through PyTorch."""
     torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS = False
