@@ -21,14 +21,17 @@ def matrix(rng, tiles=5, cols=200, slots=160):
 
 @pytest.mark.parametrize("panel", [16, 384])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_tiles_that_share_columns_give_the_same_product(monkeypatch, panel, order):
+@pytest.mark.parametrize("in_cache", [True, False])
+def test_tiles_that_share_columns_give_the_same_product(monkeypatch, panel, order, in_cache):
     """Both directions, in panels that split a block, on NumPy and on a strict array library."""
+    monkeypatch.setattr("tvwarray._backends.blocks._IN_CACHE", 1 << 30 if in_cache else 1)
     monkeypatch.setattr("tvwarray._backends.array._PANEL_BYTES", 1)
     monkeypatch.setattr("tvwarray._backends.array._PANEL_COLUMNS", panel)
     rng = np.random.default_rng(panel)
     case = matrix(rng)
     packed = BACKEND.pack(case.storage)
-    assert [b.adds for b in packed.blocks[:3]] == [False, True, True]
+    assert [b.adds for b in packed.shared.each[:3]] == [False, True, True]
+    assert packed.blocks(200 * 20 * 4) is (packed.tiles if in_cache else packed.shared)
     for transposed in (False, True):
         a = case.dense.T if transposed else case.dense
         x = np.asarray(random_values(rng, (a.shape[1], 20), np.dtype(np.float32)), order=order)
@@ -50,7 +53,7 @@ def test_tiles_that_share_columns_give_the_same_product(monkeypatch, panel, orde
         assert (np.abs(np.asarray(other) - exact) <= bound).all()
 
 
-def test_a_column_in_one_tile_of_two_is_not_read_for_the_other():
+def test_a_column_in_one_tile_of_two_is_not_read_for_the_other(monkeypatch):
     rng = np.random.default_rng(0)
     s = matrix(rng, tiles=2).storage
     tiles = [set(c[c >= 0]) for c in np.split(s.col_indices, s.col_indptr[1:-1])]
@@ -58,7 +61,10 @@ def test_a_column_in_one_tile_of_two_is_not_read_for_the_other():
     assert only
     x = np.ones((200, 3), np.float32)
     x[only] = np.nan
-    got = BACKEND.matmul(BACKEND.pack(s), x)
+    packed = BACKEND.pack(s)
+    assert len(packed.shared.each) > len(packed.tiles.each)
+    monkeypatch.setattr("tvwarray._backends.blocks._IN_CACHE", 1)
+    got = BACKEND.matmul(packed, x)
     rows = np.split(s.row_indices, s.row_indptr[1:-1])
     assert np.isnan(got[rows[0]]).all()
     assert np.isfinite(got[rows[1]]).all()
@@ -71,6 +77,6 @@ def test_a_tile_with_a_repeated_column_stays_alone():
     s = type(s)(**{**{f: getattr(s, f) for f in s.__dataclass_fields__}, "col_indices": cols})
     s.check()
     packed = BACKEND.pack(s)
-    assert [b.adds for b in packed.blocks] == [False, False]
+    assert packed.shared.each == packed.tiles.each
     x = np.eye(200)
     np.testing.assert_allclose(BACKEND.matmul(packed, x), oracle.dense(s).astype(float), atol=1e-6)

@@ -159,8 +159,8 @@ def matmul(
     True
     """
     key = None
-    if backend is None and epilogue is None and precision == "default":
-        key = _key(A, X, out)
+    if epilogue is None and precision == "default":
+        key = _key(A, X, out, backend)
         if key and (prepared := _PREPARED.get(A.storage, key)):
             return prepared(X, out, A.transposed)
     if framework := handler_of(X, A.storage.data):
@@ -180,7 +180,7 @@ def matmul(
     run = _multiply if x.ndim <= 2 else _multiply_batch
     result = run(A, wide, target, backend, precision, steps)
     if key and x is X:
-        _prepare(A, wide, key)
+        _prepare(A, wide, key, backend)
     if out is not None:
         return out
     return result[:, 0] if flat else result
@@ -272,17 +272,17 @@ def linear(
     return out
 
 
-def _key(A: Operand, X: Array, out: Array | None) -> Hashable | None:
+def _key(A: Operand, X: Array, out: Array | None, name: str | None) -> Hashable | None:
     """Return what the checks and the choice for a plain product depend on, beside `A.storage`."""
     operands = signature(X, out)
     if operands is None:
         return None
-    return operands, A.transposed, tuple(BACKENDS), engine() is None
+    return operands, A.transposed, name, tuple(BACKENDS), engine() is None
 
 
-def _prepare(A: Operand, x: Array, key: Hashable) -> None:
+def _prepare(A: Operand, x: Array, key: Hashable, name: str | None) -> None:
     """Let products like the one that just ran go straight to their backend."""
-    backend = _select(A, x, None).backend
+    backend = _select(A, x, name).backend
     if backend is not None and (backend.takes_remainder or not A.storage.remainder):
         _PREPARED.keep(A.storage, key, Prepared(backend, packed_for(A.storage, backend)))
 

@@ -16,12 +16,12 @@ multiplies the zeros inside its groups. Neighbouring tiles share columns, see
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
-from tvwarray._backends.blocks import ArrayPacked, DenseBlock, pack_blocks
+from tvwarray._backends.blocks import ArrayPacked, Blocks, DenseBlock, pack_blocks
 from tvwarray._dtypes import (
     EIGHT_BIT_INTEGERS,
     DType,
@@ -48,8 +48,9 @@ _PANEL_COLUMNS: Final = 384
 """But a panel has so many columns in any case: OpenBLAS multiplies them in one pass, and each panel
 after a block's first costs a pass over its sums."""
 
-_STACK_BYTES: Final = 1 << 26
-"""The slot products of ``A.T @ Y`` take about this much: larger batches are cut along n."""
+_STACK_BYTES: Final = 7 << 20
+"""The slot products of ``A.T @ Y`` take about this much, which `_scratch` keeps: larger batches
+are cut along n."""
 
 _FLOAT64: Final = np.dtype(np.float64)
 _BOOL: Final = np.dtype(np.bool_)
@@ -155,8 +156,9 @@ def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool, into: Arra
     x = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x  # gathers whole rows
     total = _empty(xp, packed.kept_rows, x, flip) if into is None else into
     row_bytes = max(1, x.shape[1] * dtype_of(x).itemsize)
-    work = _Workspace(packed, x, max(_PANEL_COLUMNS, _PANEL_BYTES // row_bytes), flip)
-    for block in packed.blocks:
+    blocks = packed.blocks(x.shape[0] * row_bytes).each
+    work = _Workspace(blocks, x, max(_PANEL_COLUMNS, _PANEL_BYTES // row_bytes), flip)
+    for block in blocks:
         _add_block(xp, block, x, total, work)
     if packed.row_place is None:
         return total
@@ -166,11 +168,11 @@ def _matmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool, into: Arra
 class _Workspace:
     """Where NumPy gathers rows of X, and makes a product that is to be added."""
 
-    def __init__(self, packed: ArrayPacked, x: Array, panel: int, flip: bool) -> None:
+    def __init__(self, blocks: Sequence[DenseBlock], x: Array, panel: int, flip: bool) -> None:
         self.panel, self.flip = panel, flip
-        shapes = [b.values.shape for b in packed.blocks] if isinstance(x, np.ndarray) else []
-        gathered = min(panel, max((k for _, k in shapes), default=0))
-        added = max((m for m, _ in shapes), default=0)
+        shapes = [(b.adds, *b.values.shape) for b in blocks] if isinstance(x, np.ndarray) else []
+        gathered = min(panel, max((k for _, _, k in shapes), default=0))
+        added = max((m for adds, m, k in shapes if adds or k > panel), default=0)
         n, size = x.shape[1], gathered * x.shape[1]
         memory = _scratch(size + added * n, dtype_of(x))
         self.rows = memory[:size].reshape(gathered, n)
@@ -231,7 +233,7 @@ def _gather(xp: Namespace, x: Array, cols: slice | Array, part: slice, buffer: A
         return x[cols.start + part.start : cols.start + part.stop, :]
     if isinstance(x, np.ndarray):
         # "clip" is the mode that does not copy the result once more; every index is in range.
-        return np.take(x, cols[part], axis=0, out=buffer[: part.stop - part.start], mode="clip")
+        return x.take(cols[part], axis=0, out=buffer[: part.stop - part.start], mode="clip")
     return xp.take(x, cols[part], axis=0)
 
 
@@ -239,28 +241,43 @@ def _rmatmul(xp: Namespace, packed: ArrayPacked, x: Array, flip: bool) -> Array:
     """Return ``A.T @ x``: one product a block, its rows (the slots) added up by column."""
     n, dtype = x.shape[1], dtype_of(x)
     total = _empty(xp, packed.shape[1], x, flip)
-    slots = sum(int(b.values.shape[1]) for b in packed.blocks)
-    for strip in _strips(n, slots * dtype.itemsize):
+    blocks = packed.blocks(x.shape[0] * n * dtype.itemsize)
+    slots = sum(int(b.values.shape[1]) for b in blocks.each)
+    room = _STACK_BYTES if isinstance(x, np.ndarray) else 8 * _STACK_BYTES  # fewer launches
+    for strip in _strips(n, max(16, room // max(1, slots * dtype.itemsize))):
         index = packed.row_index
         part = x[:, strip]
         part = part[index, :] if isinstance(index, slice) else xp.take(part, index, axis=0)
-        products = [xp.zeros((1, part.shape[1]), dtype=part.dtype, device=device_of(x))]
-        for block in packed.blocks:
-            values = as_dtype(block.values, dtype)
-            products.append(
-                xp.matmul(values.T, part[block.start : block.start + values.shape[0], :])
-            )
-        stacked = xp.concat(products, axis=0)
+        stacked = _slot_products(xp, blocks, part, slots)
         summed = xp.zeros((packed.shape[1], part.shape[1]), dtype=part.dtype, device=device_of(x))
-        for chosen in packed.scatter.passes:
+        for chosen in blocks.scatter.passes:
             summed[: chosen.shape[0], :] += xp.take(stacked, chosen, axis=0)
-        total[:, strip] = xp.take(summed, packed.scatter.place, axis=0)
+        total[:, strip] = xp.take(summed, blocks.scatter.place, axis=0)
     return total
 
 
-def _strips(n: int, bytes_a_column: int) -> Iterator[slice]:
-    """Cut n right-hand sides into strips whose slot products stay within bounds."""
-    width = max(16, _STACK_BYTES // max(1, bytes_a_column))
+def _slot_products(xp: Namespace, blocks: Blocks, part: Array, slots: int) -> Array:
+    """Return a row of zeros, and what each slot of every block gives; (1 + slots, n)."""
+    n, dtype = part.shape[1], dtype_of(part)
+    if not isinstance(part, np.ndarray):
+        products = [xp.zeros((1, n), dtype=part.dtype, device=device_of(part))]
+        for b in blocks.each:
+            rows = slice(b.start, b.start + b.values.shape[0])
+            products.append(xp.matmul(as_dtype(b.values, dtype).T, part[rows, :]))
+        return xp.concat(products, axis=0)
+    stacked = _scratch((1 + slots) * n, dtype).reshape(1 + slots, n)
+    stacked[0] = 0
+    first = 1
+    for b in blocks.each:
+        m, k = b.values.shape
+        values = as_dtype(b.values, dtype)
+        np.matmul(values.T, part[b.start : b.start + m], out=stacked[first : first + k])
+        first += k
+    return stacked
+
+
+def _strips(n: int, width: int) -> Iterator[slice]:
+    """Cut n right-hand sides into strips, whose slot products stay within bounds."""
     return (slice(i, min(i + width, n)) for i in range(0, n, width))
 
 

@@ -1,7 +1,8 @@
 """A matrix as dense blocks: what the array backend multiplies.
 
-A tile is one block of values and the columns they belong to. Two neighbouring tiles with many
-columns in common become three, so that a common column is gathered once for both::
+A tile is one block of values and the columns they belong to. For an X beyond the cache, two
+neighbouring tiles with many columns in common become three blocks, so that a common column is
+gathered once for both::
 
     tile 0   a b c d                     c d  | of both tiles
     tile 1       c d e f        ->   a b      | of tile 0, added
@@ -11,8 +12,9 @@ columns in common become three, so that a common column is gathered once for bot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from tvwarray._two_four import expand_24
 _WORTH_SHARING: Final = 0.75
 """Two tiles share columns if these are so many times their rows: each saves the gathering and the
 packing of a row of X, and each row of a tile is added to once more."""
+
+_IN_CACHE: Final = 3 << 19
+"""An X of fewer bytes stays in a core's cache: gathering it costs less than adding blocks up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,12 @@ class DenseBlock:
     adds: bool
     """Whether blocks before it have products of these rows."""
 
+    @property
+    def host_cols(self) -> HostArray:
+        """The k columns, int64."""
+        cols = self.cols
+        return np.arange(cols.start, cols.stop) if isinstance(cols, slice) else to_host(cols)
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayPacked:
@@ -48,13 +59,38 @@ class ArrayPacked:
     shape: tuple[int, int]
     dtype: DType
     kept_rows: int
-    blocks: tuple[DenseBlock, ...]
+    tiles: Blocks
+    """One a tile."""
     row_place: Array | None
     """int64 (rows,): the place of each row in tile order, `kept_rows` if it is in no tile; None if
     tile order is row order."""
     row_index: slice | Array
     """The row of each place: the inverse of `row_place`."""
-    scatter: ColumnScatter
+
+    @cached_property
+    def shared(self) -> Blocks:
+        """The blocks of the picture above, made when they are first asked for."""
+        return replace(self.tiles, each=_share_columns(self.tiles.each))
+
+    def blocks(self, x_bytes: int) -> Blocks:
+        """Return the blocks that multiply an X of so many bytes fastest."""
+        return self.tiles if x_bytes < _IN_CACHE else self.shared
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The blocks of a matrix in tile order."""
+
+    each: tuple[DenseBlock, ...]
+    columns: int
+    """Of the matrix."""
+    like: Array
+    """An array of the library and device that the blocks are of."""
+
+    @cached_property
+    def scatter(self) -> ColumnScatter:
+        """Say where the products of all slots, one block after the other, are added up."""
+        return _column_scatter([b.host_cols for b in self.each], self.columns, self.like)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +113,7 @@ class ColumnScatter:
 
 def pack_blocks(storage: TVWStorage) -> ArrayPacked:
     """Expand the tiles of `storage`."""
-    tiles = [_dense_tile(storage, t) for t in range(storage.num_tiles) if storage.rows_of[t]]
-    parts = _share_columns(tiles)
+    tiles = tuple(_dense_tile(storage, t) for t in range(storage.num_tiles) if storage.rows_of[t])
     rows = to_host(storage.row_indices).astype(np.int64)
     in_order = rows.size == storage.shape[0] and bool((np.diff(rows) == 1).all())
     place = np.full(storage.shape[0], rows.size, np.int64)
@@ -88,26 +123,13 @@ def pack_blocks(storage: TVWStorage) -> ArrayPacked:
         shape=storage.shape,
         dtype=storage.dtype,
         kept_rows=int(rows.size),
-        blocks=tuple(
-            DenseBlock(p.start, _flat_order(p.values), _slice_or_index(p.cols, like), p.adds)
-            for p in parts
-        ),
+        tiles=Blocks(tiles, storage.shape[1], like),
         row_place=None if in_order else from_host(place, like=like),
         row_index=_slice_or_index(rows, like),
-        scatter=_column_scatter([p.cols for p in parts], storage),
     )
 
 
-class _Part(NamedTuple):
-    """A `DenseBlock` whose columns are still on the host."""
-
-    start: int
-    values: Array
-    cols: HostArray
-    adds: bool = False
-
-
-def _dense_tile(storage: TVWStorage, t: int) -> _Part:
+def _dense_tile(storage: TVWStorage, t: int) -> DenseBlock:
     """Expand a tile and leave out its padding slots."""
     tile, dtype = storage.tile(t), storage.dtype
     work = dtype if dtype in EIGHT_BIT_INTEGERS else accumulate_dtype(product_dtype(dtype, dtype))
@@ -118,35 +140,40 @@ def _dense_tile(storage: TVWStorage, t: int) -> _Part:
     valid = np.flatnonzero(cols >= 0)
     if valid.size != cols.size:
         values = _columns_of(values, valid)
-    return _Part(int(storage.host_indptr[0][t]), values, cols[valid])
+    return _block(int(storage.host_indptr[0][t]), values, cols[valid])
 
 
-def _share_columns(tiles: Sequence[_Part]) -> list[_Part]:
+def _block(start: int, values: Array, cols: HostArray, adds: bool = False) -> DenseBlock:
+    return DenseBlock(start, _flat_order(values), _slice_or_index(cols, values), adds)
+
+
+def _share_columns(tiles: Sequence[DenseBlock]) -> tuple[DenseBlock, ...]:
     """Bring pairs of neighbouring tiles into the form of the picture above, where it pays."""
-    parts: list[_Part] = []
+    blocks: list[DenseBlock] = []
     t = 0
     while t < len(tiles):
         pair = tiles[t : t + 2]
         shared = _shared(*pair) if len(pair) == 2 else None
-        parts += [pair[0]] if shared is None else shared
+        blocks += [pair[0]] if shared is None else shared
         t += 1 if shared is None else 2
-    return parts
+    return tuple(blocks)
 
 
-def _shared(a: _Part, b: _Part) -> list[_Part] | None:
-    if np.unique(a.cols).size != a.cols.size or np.unique(b.cols).size != b.cols.size:
+def _shared(a: DenseBlock, b: DenseBlock) -> list[DenseBlock] | None:
+    cols = a.host_cols, b.host_cols
+    if any(np.unique(c).size != c.size for c in cols):
         return None
-    both, in_a, in_b = np.intersect1d(a.cols, b.cols, assume_unique=True, return_indices=True)
+    both, in_a, in_b = np.intersect1d(*cols, assume_unique=True, return_indices=True)
     if both.size < _WORTH_SHARING * (a.values.shape[0] + b.values.shape[0]):
         return None
     xp = array_namespace(a.values)
     common = xp.concat([_columns_of(a.values, in_a), _columns_of(b.values, in_b)], axis=0)
-    parts = [_Part(a.start, common, both)]
-    for tile, taken in ((a, in_a), (b, in_b)):
-        own = np.delete(np.arange(tile.cols.size), taken)
+    blocks = [_block(a.start, common, both)]
+    for tile, its, taken in ((a, cols[0], in_a), (b, cols[1], in_b)):
+        own = np.delete(np.arange(its.size), taken)
         if own.size:
-            parts.append(_Part(tile.start, _columns_of(tile.values, own), tile.cols[own], True))
-    return parts
+            blocks.append(_block(tile.start, _columns_of(tile.values, own), its[own], True))
+    return blocks
 
 
 def _columns_of(values: Array, index: HostArray) -> Array:
@@ -163,17 +190,16 @@ def _slice_or_index(index: HostArray, like: Array) -> slice | Array:
     return from_host(index, like=like)
 
 
-def _column_scatter(slots: Sequence[HostArray], storage: TVWStorage) -> ColumnScatter:
-    """Say where the columns of all blocks, one after the other, are added up."""
+def _column_scatter(slots: Sequence[HostArray], columns: int, like: Array) -> ColumnScatter:
     cols = np.concatenate([np.empty(0, np.int64), *slots])
     by_column = np.argsort(cols, kind="stable")
-    count = np.bincount(cols, minlength=storage.shape[1])
+    count = np.bincount(cols, minlength=columns)
     first = np.cumsum(count) - count
     order = np.argsort(-count, kind="stable")
     passes = []
     for r in range(int(count.max(initial=0))):
         having = order[: int((count > r).sum())]
-        passes.append(from_host(by_column[first[having] + r] + 1, like=storage.data))  # 0 is zeros
+        passes.append(from_host(by_column[first[having] + r] + 1, like=like))  # 0 is zeros
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
-    return ColumnScatter(tuple(passes), from_host(place, like=storage.data))
+    return ColumnScatter(tuple(passes), from_host(place, like=like))
