@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 _WORD: Final = 8
+_OF_HOST: Final = (np.ndarray, np.generic)
 
 
 class Arguments:
@@ -57,7 +58,7 @@ def _address(value: Any) -> int | None:
     """Return what is passed of an array of a device, or None of a value of the host."""
     if value is None:
         return 0
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, _OF_HOST):
         return None
     address: int = value.data.ptr
     return address
