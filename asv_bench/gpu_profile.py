@@ -1,4 +1,4 @@
-"""What the profiler counts in our kernels: python asv_bench/gpu_profile.py [--products ...]
+"""What the profiler counts in our kernels: python asv_bench/gpu_profile.py [--out FOLDER]
 
 Needs a GPU, CuPy, PyTorch, and Nsight Compute (`ncu`) on the PATH. Prints a table: of each product
 its time and cycles; of the cycles, in how many a multiprocessor works on it at all; and of those,
@@ -13,6 +13,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from gpu_table import table
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--products", nargs="*", default=list(PRODUCTS), metavar="ROWSxCOLSxN:PERCENT:TILE_ROWS"
     )
+    parser.add_argument("--out", type=Path, help="folder for profile.md, which gpu_table.py reads")
     parser.add_argument("--workload", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.workload:
@@ -86,7 +88,11 @@ def main() -> None:
         size, percent, tile_rows = product.split(":")
         cells = [f"{values[name] * unit:.4g}" for name, unit in METRICS.values()]
         rows.append([size, f"{percent} %, {tile_rows}", kernel, *cells])
-    print(table(["", "pruned, tile rows", "kernel", *METRICS], rows))
+    made = table(["", "pruned, tile rows", "kernel", *METRICS], rows)
+    print(made)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "profile.md").write_text(f"<!-- profile -->\n{made}\n<!-- end -->\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The tables of the GPU run: python asv_bench/gpu_table.py [FOLDER] [--write]
 
 FOLDER holds the ``products.csv`` that `gpu_run.py` wrote, by default asv_bench/results/h200, the
-run that the pages show. With --write its tables and those of ``ablations.md`` beside it, which
-`gpu_ablations.py` wrote, are put into docs/: each stands between a comment with its name and one
-that says "end".
+run that the pages show. With --write its tables and those that `gpu_ablations.py` and
+`gpu_profile.py` wrote beside it are put into docs/: each stands between a comment with its name and
+one that says "end".
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ WAYS = (
     "BSR 128", "CSR",
 )  # fmt: skip
 SPARSITIES = ("0.5", "0.75", "0.875", "0.95")
+LAYER_WAYS = (
+    ("cuBLAS", "0.0"), *(("TVW 256", s) for s in SPARSITIES), ("TVW 128", "0.75"),
+    ("TVW 128", "0.95"), ("cuSPARSELt 2:4", "0.5"), ("BSR 64", "0.75"), ("CSR", "0.75"),
+)  # fmt: skip
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -58,14 +62,15 @@ def layers(rows: list[dict[str, str]]) -> str:
     ns = list(dict.fromkeys(r["n"] for r in rows))
     lines = []
     for shape in shapes:
-        for what, sparsity in (("cuBLAS", "0.0"), ("TVW 128", "0.75"), ("TVW 256", "0.75"),
-                               ("TVW 128", "0.95")):  # fmt: skip
+        known = {(r["what"], r["sparsity"]) for r in rows}
+        for what, sparsity in (way for way in LAYER_WAYS if way in known):
             cells = []
             for n in ns:
                 r = found.get((*shape, n, what, sparsity))
                 speed = "" if what == "cuBLAS" or r is None else f" ({float(r['speedup']):.2f}x)"
                 cells.append("-" if r is None else f"{float(r['us']):.1f}{speed}")
-            name = what if what == "cuBLAS" else f"{what}, {100 * float(sparsity):g} %"
+            shared = what in ("cuBLAS", "cuSPARSELt 2:4")
+            name = what if shared else f"{what}, {100 * float(sparsity):g} %"
             lines.append(["x".join(shape), name, *cells])
     return table(["layer", "", *(f"n = {n}" for n in ns)], lines)
 
@@ -93,10 +98,10 @@ def ceilings(rows: list[dict[str, str]]) -> str:
 
 def parts(rows: list[dict[str, str]]) -> str:
     """Return where the time of a product goes."""
-    lines = [
-        ["x".join((r["rows"], r["cols"], r["n"])), _named(r), f"{float(r['us']):.1f}"]
-        for r in rows
-    ]  # fmt: skip
+    lines = []
+    for r in rows:
+        size = "x".join((r["rows"], r["cols"], r["n"]))
+        lines.append(["" if size == "0x0x0" else size, _named(r), f"{float(r['us']):.1f}"])
     return table(["product", "", "us"], lines)
 
 
@@ -159,8 +164,9 @@ def goals(rows: list[dict[str, str]]) -> str:
 
 
 SHOWN = {
-    "square": squares, "layer": layers, "skew": skewed, "float16": squares, "ceilings": ceilings,
-    "parts": parts, "A.T": parts, "host": host,
+    "square": squares, "layer": layers, "skew": skewed, "float16": squares,
+    "float16 layer": layers, "ceilings": ceilings, "parts": parts, "A.T": parts, "host": host,
+    "end to end": host,
 }  # fmt: skip
 
 
@@ -172,9 +178,9 @@ def tables(folder: Path) -> dict[str, str]:
     return {**shown, "goals": goals(rows)}
 
 
-def ablations(folder: Path) -> dict[str, str]:
-    """Return the tables that `gpu_ablations.py` wrote, by name."""
-    text = (folder / "ablations.md").read_text()
+def finished(folder: Path) -> dict[str, str]:
+    """Return the tables that `gpu_ablations.py` and `gpu_profile.py` wrote, by name."""
+    text = "\n".join(file.read_text() for file in sorted(folder.glob("*.md")))
     return dict(re.findall(r"<!-- (.+?) -->\n(.*?)\n<!-- end -->", text, flags=re.S))
 
 
@@ -188,7 +194,7 @@ def written(page: str, made: dict[str, str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the pages of the kept run, as they are to be."""
-    made = {**tables(RUN), **ablations(RUN)}
+    made = {**tables(RUN), **finished(RUN)}
     found = {page: page.read_text() for page in sorted(DOCS.glob("*.md"))}
     for name in made:
         places = sum(text.count(f"<!-- {name} -->\n") for text in found.values())
