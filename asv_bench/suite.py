@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.spatial import KDTree
 
 Make = Callable[[], sp.csr_array]
 
@@ -51,6 +52,21 @@ def finite_elements(*sides: int) -> sp.csr_array:
     stencil = np.full((3,) * len(sides), -1.0)
     stencil[(1,) * len(sides)] = 3 ** len(sides) - 1
     return clean(stencil_grid(stencil, sides, format="csr"))
+
+
+def triangles(*sides: int) -> sp.csr_array:
+    """Return the Laplacian of quadratic elements on the triangles of a grid."""
+    from pyamg.gallery import fem, mesh
+
+    A, _ = fem.gradgradform(fem.Mesh(*mesh.regular_triangle_mesh(*sides), degree=2), degree=2)
+    return clean(A)
+
+
+def advection(side: int) -> sp.csr_array:
+    """Return upwind differences of a flow through a square: lower triangular."""
+    from pyamg.gallery import advection_2d
+
+    return clean(advection_2d((side, side))[0])
 
 
 def rotated_diffusion(*sides: int) -> sp.csr_array:
@@ -140,6 +156,34 @@ def communities(n: int, count: int, inside: float = 0.12, seed: int = 0) -> sp.c
         cols.append(members[j])
     both = np.concatenate(rows), np.concatenate(cols)
     return clean(sp.coo_array((np.ones(both[0].size), both), shape=(n, n)))
+
+
+def small_world(n: int, per_side: int, rewired: float, seed: int = 0) -> sp.csr_array:
+    """Return a Watts-Strogatz graph: neighbours on a ring, some edges led elsewhere."""
+    rng = np.random.default_rng(seed)
+    i = np.repeat(np.arange(n), per_side)
+    j = (i + np.tile(np.arange(1, per_side + 1), n)) % n
+    j = np.where(rng.random(i.size) < rewired, rng.integers(0, n, i.size), j)
+    both = np.concatenate([i, j]), np.concatenate([j, i])
+    return clean(sp.coo_array((np.ones(both[0].size), both), shape=(n, n)))
+
+
+def geometric(n: int, radius: float, seed: int = 0) -> sp.csr_array:
+    """Return the graph of points of a square that are near each other, in any order."""
+    points = np.random.default_rng(seed).random((n, 2))
+    ends = KDTree(points).query_pairs(radius, output_type="ndarray").T
+    both = np.concatenate([ends, ends[::-1]], axis=1)
+    return clean(sp.coo_array((np.ones(both.shape[1]), tuple(both)), shape=(n, n)))
+
+
+def ratings(users: int, items: int, most: int, seed: int = 0) -> sp.csr_array:
+    """Return users by items: up to `most` ratings each, of popular items more than of others."""
+    rng = np.random.default_rng(seed)
+    i = np.repeat(np.arange(users), rng.integers(1, most + 1, users))
+    popularity = 1 / np.arange(1, items + 1)
+    j = rng.permutation(items)[rng.choice(items, i.size, p=popularity / popularity.sum())]
+    values = rng.integers(1, 6, i.size).astype(np.float64)
+    return clean(sp.coo_array((values, (i, j)), shape=(users, items)))
 
 
 def noisy_blocks(n: int, block: int, *, shuffle: bool, seed: int = 0) -> sp.csr_array:

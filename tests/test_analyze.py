@@ -21,7 +21,7 @@ from strategies import KINDS, pattern, seeds, two_four_mask
 import tvwarray
 from tvwarray import FormatError, TVWMatrix, _advice, _analyze, analyze
 from tvwarray._costs.cpu import REFERENCE
-from tvwarray._costs.work import bsr_blocks, row_windows
+from tvwarray._costs.work import bsr_blocks, row_windows, work_of
 from tvwarray._kernels.devices import DEVICES
 from tvwarray._layouts.pattern import pattern_of_mask
 
@@ -126,18 +126,43 @@ def test_blocks(seed, side, rows, cols):
 
 
 def test_windows():
-    """Fetched rows of X: every entry alone, then distinct columns of so many rows."""
+    """Rows of X that so many rows of A want, and those that the rows before did not."""
     rng = np.random.default_rng(0)
-    keep = rng.random((700, 90)) < 0.05
+    keep = rng.random((150, 40)) < 0.05
     keep[:, 7] = False
     found = row_windows(pattern_of_mask(keep))
-    kept = keep[pattern_of_mask(keep).rows]
+    rows = len(keep)
+    twice = np.concatenate([keep, keep])  # the product before
+    assert [w.rows for w in found] == [1, 2, 4, 8, 16, 32, 64, 128, rows]
     assert found[0].fetched == keep.sum()
-    assert found[-1].fetched == found[-1].footprint == keep.any(axis=0).sum()
-    for window, rows in zip(found[1:-1], (16, 64, 256), strict=True):
-        parts = [kept[i : i + rows] for i in range(0, len(kept), rows)]
-        assert window.fetched == sum(part.any(axis=0).sum() for part in parts)
-        assert window.footprint == window.fetched / len(parts)
+    assert found[-1].footprint == keep.any(axis=0).sum()
+    for window in found:
+        before = [twice[i + 1 - window.rows : i].any(axis=0) for i in range(rows, 2 * rows)]
+        parts = [twice[i : i + window.rows].any(axis=0).sum() for i in range(rows)]
+        assert window.fetched == (keep & ~np.array(before)).sum()
+        assert window.footprint == pytest.approx(np.mean(parts))
+
+
+def test_windows_of_nothing():
+    for keep in (np.zeros((5, 4), bool), np.zeros((0, 4), bool), np.ones((1, 1), bool)):
+        found = row_windows(pattern_of_mask(keep))
+        assert found[0].fetched == keep.sum()
+        assert found[-1].footprint == keep.any(axis=0).sum()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("vector", [(2, 4), None])
+def test_streamed_values(dtype, vector):
+    """Strips of two vectors of rows, slots filled up to what a lane of metadata describes."""
+    lane = 8 if dtype == "float64" else 4
+    strip, block = 128 // lane, (8 * lane if vector else 16)
+    W = np.random.default_rng(0).standard_normal((75, 100)).astype(np.float32)
+    s = TVWMatrix(W, tile_rows=32, dtype=dtype, vector=vector).storage
+    expected = sum(
+        -(-int(rows) // strip) * strip * -(-int(slots) // block) * block // (2 if vector else 1)
+        for rows, slots in zip(s.rows_of, s.slots_of, strict=True)
+    )
+    assert work_of(s).streamed == expected
 
 
 @pytest.mark.parametrize("way", ["tvw", "csr", "bsr", "dense"])
@@ -232,7 +257,7 @@ def test_a_matrix_that_cannot_pay_is_told_of_once(silent):
 def test_the_warning_points_at_the_caller_and_can_be_silenced(silent, monkeypatch, make):
     monkeypatch.setattr(_advice, "SMALLEST", 1000)
     rng = np.random.default_rng(0)
-    a = sp.random_array((20_000, 20_000), density=3e-4, rng=rng, format="csr", dtype=np.float32)
+    a = sp.random_array((150_000, 150_000), density=2e-5, rng=rng, format="csr", dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sp.SparseEfficiencyWarning)
         make(a)

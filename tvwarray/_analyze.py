@@ -310,11 +310,13 @@ def _report(
     stored = cells // 2 if vector else cells
     values = stored * dtype.itemsize + (cells // 8 if vector else 0)
     valid = float((slots.columns >= 0).sum()) / max(1, slots.columns.size)
-    work = tile_work(csr, shape, dtype.itemsize, pattern.size, heights, widths * valid, stored)
+    work = tile_work(
+        csr, shape, dtype.itemsize, pattern.size, heights, widths, widths * valid, vector
+    )
     return TileReport(
         tile_rows=tile_rows,
         row_order=tiles.order_name,
-        structure=_structure(slots.forms, work, vector),
+        structure=_structure(slots.forms, pattern.size / max(1, stored), vector),
         tiles=tiles.size,
         slots=int(widths.sum()),
         bound=int(tiles.bounds.sum()),
@@ -336,12 +338,12 @@ def _sample(tiles: RowTiles, pattern: Pattern) -> RowTiles:
     return tiles.take(chosen)
 
 
-def _structure(forms: HostArray, work: Work, vector: Vector) -> Structure:
+def _structure(forms: HostArray, filled: float, vector: Vector) -> Structure:
     if not forms.size:
         return "empty"
     if (forms == FORMS.index("packed")).any():
         return "packed"
-    if work.nnz < 0.9 * work.stored or vector is None:
+    if filled < 0.9 or vector is None:
         return "fits as it stands"
     if (forms == FORMS.index("hidden")).any():
         return "TVW, permuted"

@@ -2,15 +2,15 @@
 
 For each kernel a few counts that its loops run over, and nanoseconds for each of them::
 
-    engine, many   slots x n, fetched rows of X x n, visits of panels x n, results, tiles
-    engine, few    bytes of the stream, stored values x n, slots x n, columns x n
-    CSR            nonzeros, nonzeros x n, fetched rows of X x n, rows x n
-    BSR            blocks, their elements, elements x n, rows x n
+    engine, many   nonzeros x n, fetched rows of X x n, visits of panels x n, results, tiles
+    engine, few    bytes of the stream, slots x n, fetched rows of X, columns x n, rows
+    CSR            nonzeros, nonzeros x n, fetched rows of X x n, rows that differ, results
+    BSR            blocks, their elements x n, rows x n
     dense          elements, elements x n
 
-What is read from end to end costs more where a cache does not hold it (`_beyond`); of rows of X a
-cache holds those of some consecutive rows of A, and what it fetches anew is read off the distinct
-columns of such windows (`_fetched`).
+What is read from end to end costs more where a cache does not hold it (`_beyond`). Of rows of X a
+cache holds those that the last rows of A wanted, as many as it has room for beside the entries and
+results of these (`_fetched`).
 
 The nanoseconds were fitted to products of `asv_bench/predictions.py`, which also says how far off
 predictions are for matrices that were not fitted. `calibrate` scales them to the machine at hand.
@@ -41,17 +41,29 @@ L3_BYTES: Final = 80 << 20
 """Of the processor the nanoseconds were measured on: a vector register or cache line, a row of X in
 a block, the caches; of the last one the part that one core had."""
 
-PAGED_BYTES: Final = 8 << 20
-"""Of so much memory the processor keeps the addresses of all pages, 4 kB each."""
+PAGED_BYTES: Final = 12 << 20
+"""Of so much memory the processor keeps the addresses of pages, mostly 4 kB each."""
 
 NEAR_PAGED_BYTES: Final = 384 << 10
 """The part of it whose addresses are at hand at once."""
+
+HELD: Final = 0.5, 1.0
+"""Parts of a cache that X, A and the results share: the mean of both, for what a cache holds ends
+gradually."""
+
+RUN_ROWS: Final = L2_BYTES // 4 // BLOCK_BYTES
+"""Rows of tiles that the engine takes together, panel by panel, so that the rows of X that
+neighbouring tiles share stay in L2."""
 
 GEMM_L3_BYTES: Final = 50 << 20
 """The part of L3 that serves a dense product of few right-hand sides, which reads A in strips."""
 
 REUSED_BYTES: Final = 32 << 20
 """Larger results lie in pages that the system hands out anew for every product."""
+
+VECTOR: Final = 4
+"""Scipy's product of a block of BSR is compiled to go through its rows by so many elements, and
+through what is left one by one."""
 
 SMALL_GEMM: Final = 10**6
 """Up to this many multiplications OpenBLAS multiplies without packing."""
@@ -69,77 +81,101 @@ def counts(way: Way, work: Work, n: int) -> tuple[str, tuple[float, ...]]:
 
 def _tvw(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     (rows, cols), size = w.shape, w.value_bytes
+    stream = w.streamed * (size + 0.25)
+    passes = ceil(n / WIDEST_PASS)
+    beyond = stream * _beyond(stream, L2_BYTES)
+    if n == 1:
+        near = _fetched(w, size, size + stream / max(1, rows), L2_BYTES, most=w.slots)
+        return "tvw one", (stream, beyond, w.slots, near.all, rows, cols, w.tiles)
     if n <= FEW:
-        passes = ceil(n / WIDEST_PASS)
         whole = WIDEST_PASS * (passes - 1)
         width = whole + (1 << (n - whole - 1).bit_length())  # the last pass: 1, 2, 4 or 8
-        stream = w.stored * (size + 0.25)
+        row_bytes = min(width, WIDEST_PASS) * size
+        close, near, paged = (
+            _fetched(w, row_bytes, row_bytes + stream / max(1, rows), c, most=w.slots)
+            for c in (L1_BYTES, L2_BYTES, PAGED_BYTES)
+        )
         return "tvw few", (
             stream * passes,
-            stream * passes * _beyond(stream, L2_BYTES),
-            w.stored * width,
-            w.slots,
+            beyond * passes,
+            w.streamed * width,
             w.slots * width,
-            *_gathered(w, width),
-            cols * width,
+            close.again * width,
+            near.again * passes,
+            paged.again * passes,
             rows,
             rows * n,
+            cols * width,
+            cols * width * _beyond(cols * width * size, L2_BYTES),
             w.tiles,
         )
     wide = ceil(n * size / LINE_BYTES) * LINE_BYTES / size
     blocks = ceil(wide * size / BLOCK_BYTES)
-    row_bytes = min(wide * size, BLOCK_BYTES)
-    near, paged = (_fetched(w, row_bytes, c, most=w.slots) for c in (L2_BYTES, PAGED_BYTES))
-    results, beyond, fresh = _results(rows * wide, size)
+    # pieces of rows of X stand as far apart as whole rows, so that they share the places of these
+    near, paged = (
+        _fetched(w, wide * size, wide * size, c, most=_by_runs(w)) for c in (L2_BYTES, PAGED_BYTES)
+    )
+    far = _beyond((rows + w.windows[-1].footprint) * wide * size + stream, L3_BYTES)
+    results, results_beyond, fresh = _results(rows * wide, size)
     return "tvw many", (
         w.nnz * wide,
         w.slots * wide,
+        w.slots * wide if blocks > 1 else 0.0,  # pieces of rows, of which none announces the next
         near.in_order * wide,
         near.again * wide,
         paged.again * blocks,
-        paged.again * wide,
-        w.visits * blocks,
         w.visits * wide,
         results,
-        beyond,
-        beyond if blocks > 1 else 0.0,  # each block leaves a piece of a row
+        results_beyond,
+        results_beyond if blocks > 1 else 0.0,  # each block leaves a piece of a row
         fresh,
-        w.tiles * blocks,
+        results * far,
     )
-
-
-def _gathered(w: Work, width: int) -> tuple[float, float]:
-    """Return the elements of X past L1, and its rows past L2, that slots take in no order."""
-    row_bytes = width * w.value_bytes
-    near, far = (_fetched(w, row_bytes, c, most=w.slots).again for c in (L1_BYTES, L2_BYTES))
-    return near * width, far
 
 
 def _csr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     rows, size = w.shape[0], w.value_bytes
+    stream = w.nnz * (size + 4)
+    row_bytes = n * size
+    passing = row_bytes + stream / max(1, rows)
     if n == 1:
-        stream = w.nnz * (size + 4)
         return "csr one", (
             w.nnz,
             w.nnz * _beyond(stream, L2_BYTES),
-            _fetched(w, LINE_BYTES, L1_BYTES).all,
-            _fetched(w, size, NEAR_PAGED_BYTES).again,
+            _fetched(w, LINE_BYTES, passing, L1_BYTES).all,
+            _fetched(w, size, passing, NEAR_PAGED_BYTES).again,
             rows,
             w.uneven,
         )
-    row_bytes = n * size
-    near, paged, far = (_fetched(w, row_bytes, c) for c in (L2_BYTES, PAGED_BYTES, L3_BYTES))
+    near, paged = (_fetched(w, row_bytes, passing, c) for c in (L2_BYTES, PAGED_BYTES))
+    results, results_beyond, fresh = _results(rows * n, size)
+    if n <= FEW:
+        return "csr few", (
+            w.nnz,
+            w.nnz * n,
+            near.again,
+            paged.again,
+            rows,
+            w.uneven,
+            results,
+            results_beyond,
+        )
+    far = _beyond((rows + w.windows[-1].footprint) * row_bytes + stream, L3_BYTES)
     return "csr many", (
         w.nnz,
         w.nnz * n,
-        _fetched(w, row_bytes, L1_BYTES).all * n,
+        # the first line of a row comes in time: the processor runs ahead
+        _fetched(w, row_bytes, passing, L1_BYTES).all * (n - LINE_BYTES // size),
         near.again,
         near.again * n,
+        near.all * n * far,
         paged.again,
         paged.again * n,
-        far.again * n,
-        rows,
-        *_results(rows * n, size),
+        w.uneven,
+        results,
+        results_beyond,
+        fresh,
+        results * far,
     )
 
 
@@ -148,8 +184,9 @@ def _bsr(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     if n == 1:
         beyond = elements * _beyond(elements * w.value_bytes, L2_BYTES)
         return "bsr one", (w.blocks, elements, beyond)
-    sides, odd = w.blocks * w.block, elements * n * (w.block % 2)
-    return "bsr many", (w.blocks, elements * n, odd, sides * n, w.shape[0] * n)
+    whole = w.block % VECTOR == 0
+    by_vector, single = (elements * n, 0) if whole else (0, elements * n)
+    return "bsr many", (w.blocks, by_vector, single, single / w.block, w.shape[0] * n)
 
 
 def _dense(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
@@ -162,7 +199,8 @@ def _dense(w: Work, n: int) -> tuple[str, tuple[float, ...]]:
     large = elements * n - small
     if n <= FEW:
         farther = elements * _beyond(elements * size, GEMM_L3_BYTES)
-        return "dense few", (small, large, far, farther, cols * n)
+        packed = elements if large else 0
+        return "dense few", (elements, small, packed, large, far, farther, cols * n)
     return "dense many", (elements, small, large, farther, cols * n)
 
 
@@ -185,22 +223,41 @@ class _Fetched(NamedTuple):
         return self.in_order + self.again
 
 
-def _fetched(w: Work, row_bytes: float, cache: int, most: float = np.inf) -> _Fetched:
+def _fetched(
+    w: Work, row_bytes: float, passing: float, cache: int, most: float = np.inf
+) -> _Fetched:
     """Return how many rows of X are fetched past a cache, at most `most`.
 
-    Half of the cache holds rows of X: those of so many consecutive rows of A that their distinct
-    columns fit. Between the windows that were counted the logarithms are interpolated.
+    Parameters
+    ----------
+    w : Work
+    row_bytes : float
+        Of a row of X.
+    passing : float
+        Bytes of entries and results that pass for each row of A.
+    cache : int
+        Bytes. A window of rows of A fits if its distinct rows of X and what passes do; between the
+        windows that were counted the logarithms are interpolated.
+    most : float
+        Rows at most.
     """
-    distinct = w.windows[-1].fetched
-    beyond = _beyond(distinct * row_bytes, cache)
-    if not beyond:
-        return _Fetched(0.0, 0.0)
-    held = max(1.0, cache / 2 / row_bytes)
-    footprints, fetched = np.log(np.maximum(w.windows, 1e-9)).T
-    rows = float(np.exp(np.interp(np.log(held), np.maximum.accumulate(footprints), fetched)))
-    rows = min(most, rows * beyond)
-    first = min(rows, distinct * beyond)
-    return _Fetched(first, rows - first)
+    rows, footprint, fetched = np.array(w.windows, np.float64).T
+    needed = np.log(np.maximum(footprint * row_bytes + rows * passing, 1e-9))
+    logs = np.log(np.maximum(fetched, 1))
+    found = 0.0
+    for part in HELD:
+        held = np.log(part * cache)
+        found += float(np.exp(np.interp(held, needed, logs))) if held < needed[-1] else 0.0
+    found = min(most, found / len(HELD))
+    first = min(found, float(footprint[-1]))
+    return _Fetched(first, found - first)
+
+
+def _by_runs(w: Work) -> float:
+    """Return the rows of X that the engine fetches past L2 at most: once for each run of tiles."""
+    rows, _, fetched = np.array(w.windows, np.float64).T
+    again = np.exp(np.interp(np.log(RUN_ROWS), np.log(rows), np.log(np.maximum(fetched, 1))))
+    return min(w.slots, max(float(again), w.windows[-1].footprint))
 
 
 def _beyond(nbytes: float, cache: int) -> float:
@@ -241,108 +298,114 @@ class Machine:
 
 
 _NANOSECONDS: Final = {
-    "bsr many 32": (5257, 1.641, 0.2688, 0.2412, 0.6492, 0.8437),
-    "bsr many 64": (5196, 3.539, 0.3164, 0.09631, 0.2905, 0),
-    "bsr one 32": (2704, 3.433, 0.1977, 0.04648),
-    "bsr one 64": (2445, 2.643, 0.2269, 0.08913),
+    "bsr many 32": (2523, 2.887, 0.3489, 0.4992, 0.744, 0.3538),
+    "bsr many 64": (1963, 4.672, 0.3349, 0.4121, 0.1003, 0.8669),
+    "bsr one 32": (2584, 3.332, 0.2091, 0.04112),
+    "bsr one 64": (2365, 2.504, 0.2315, 0.07627),
+    "csr few 32": (2107, 1.456, 0.04253, 6.093, 17.79, 0, 6.525, 0.1779, 0.1776),
+    "csr few 64": (2241, 1.199, 0.1205, 6.426, 66.52, 0, 3.223, 0.9252, 0.001367),
     "csr many 32": (
-        2279,
-        1.138,
-        0.06865,
-        0.03467,
-        9.243,
-        0.05176,
-        39.93,
-        0.06017,
-        2.121,
-        2.275,
-        0.1552,
-        0.03257,
-        0.6682,
+        1847,
+        1.283,
+        0.07773,
+        0.01972,
+        5.456,
+        0.05924,
+        0.04258,
+        16.7,
+        0.1956,
+        22.49,
+        0.06348,
+        0.1813,
+        0.5942,
+        0.1988,
     ),
     "csr many 64": (
-        2684,
-        0.9183,
-        0.1316,
-        0.05305,
-        15.02,
-        0.05052,
-        29.25,
-        0.07449,
-        1.588,
-        6.748,
-        0.259,
-        0.1948,
-        1.621,
+        1979,
+        1.128,
+        0.1417,
+        0.04624,
+        13.95,
+        0.05674,
+        0.2299,
+        33.76,
+        0.1853,
+        24.83,
+        0.1718,
+        0.3407,
+        0.469,
+        0.8914,
     ),
-    "csr one 32": (1821, 0.3445, 0.1458, 0.05649, 4.159, 0.7608, 5.046),
-    "csr one 64": (1930, 0.3573, 0.1225, 0.08174, 1.992, 0.8181, 5.222),
-    "dense few 32": (917.7, 0.01652, 0.03055, 0.07675, 0.1004, 0),
-    "dense few 64": (717.3, 0.02481, 0.05891, 0.1941, 0.5165, 0.4466),
-    "dense many 32": (748.7, 0.2055, 0.007166, 0.01048, 0, 0.04546),
-    "dense many 64": (690.4, 0.6297, 0.0156, 0.02431, 0.7639, 0.06358),
-    "dense one 32": (499.9, 0.03724, 0.09964, 0, 1.086),
-    "dense one 64": (440.8, 0.07757, 0.196, 0.2029, 1.385),
+    "csr one 32": (1761, 0.3491, 0.1309, 0.05274, 0.3751, 0.4261, 5.326),
+    "csr one 64": (1817, 0.3517, 0.1157, 0.06515, 0.3807, 0.6669, 5.088),
+    "dense few 32": (892.4, 0.01324, 0.01496, 0.1698, 0.007512, 0.07202, 0.09023, 0),
+    "dense few 64": (804.4, 0.04852, 0.01932, 0.2246, 0.02159, 0.2216, 0.3767, 0),
+    "dense many 32": (316.7, 0.1874, 0.006954, 0.01008, 0, 0.07713),
+    "dense many 64": (617.2, 0.6036, 0.01486, 0.0225, 0.6503, 0),
+    "dense one 32": (573.1, 0.03927, 0.09828, 0, 0.8091),
+    "dense one 64": (566.6, 0.07942, 0.1977, 0.1699, 0.3575),
     "tvw few 32": (
-        8425,
-        0.01066,
-        0.02617,
-        0.00586,
-        0.6242,
-        0.02236,
+        8127,
+        0.01725,
+        0.01486,
+        0.006909,
+        0.0944,
         0,
-        20.66,
-        1.882,
+        2.19,
+        21.43,
         0,
-        0.9264,
-        28.9,
+        1.017,
+        1.466,
+        0.4861,
+        43.76,
     ),
     "tvw few 64": (
-        7678,
-        0.0111,
-        0.0286,
-        0.0106,
-        0.1158,
-        0.07662,
-        2.234e-06,
-        61.06,
-        0.06233,
-        4.371,
-        3.908,
-        21.52,
+        7897,
+        0.01668,
+        0.01352,
+        0.01403,
+        0,
+        0.1728,
+        1.564,
+        20.18,
+        0,
+        1.604,
+        2.136,
+        0.8222,
+        0,
     ),
     "tvw many 32": (
-        7115,
-        0.01109,
-        0.1039,
+        7988,
+        0.01033,
+        0.08744,
+        0.06146,
+        0.1169,
+        0.1286,
+        22.76,
+        0.05963,
+        0.05759,
+        0.1746,
         0,
-        0.1046,
-        66.1,
-        0,
-        0,
-        0.05778,
-        0.1367,
-        0.1956,
-        0.2867,
-        0.963,
-        18.29,
+        0.5665,
+        1.038,
     ),
     "tvw many 64": (
-        7589,
-        0.02227,
-        0.1713,
-        0.135,
-        0.2019,
-        63.13,
-        0.0001126,
-        12.37,
-        5.7e-05,
-        0.1741,
-        0.3463,
-        0.7152,
-        1.841,
-        0,
+        8705,
+        0.02011,
+        0.2851,
+        0.09738,
+        0.1979,
+        0.3639,
+        6.157,
+        0.1036,
+        0.0004585,
+        0.2972,
+        0.3336,
+        0.1689,
+        2.974,
     ),
+    "tvw one 32": (8096, 0.01166, 0.0269, 0.6009, 0, 0.3675, 1.958, 36.21),
+    "tvw one 64": (8105, 0.01201, 0.0275, 0.4885, 0, 1.406, 2.062, 13.68),
 }
 """For 1, and for each count of a kernel."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from tvwarray._layouts.pattern import Pattern
 from tvwarray._layouts.tiles import distinct_columns
 from tvwarray._ragged import cumulate
-from tvwarray._storage import HostArray, TVWStorage
+from tvwarray._storage import HostArray, TVWStorage, Vector
 
 PANEL_COLUMNS: Final = 64
 """Slots of a panel of the engine, which stays in the L1 cache."""
 
-WINDOWS: Final = (16, 64, 256, 1024)
-"""Consecutive rows whose distinct columns are counted."""
+VECTOR_BYTES: Final = 64
+"""Of its vectors: a strip of the stream is two vectors of rows."""
 
 BSR_SIDES: Final = (2, 3, 4, 8, 16, 32)
 """The square blocks among which the best for BSR is sought."""
@@ -27,10 +28,11 @@ _BLOCK_OVERHEAD: Final = 6
 class Window(NamedTuple):
     """What some consecutive rows fetch of X."""
 
+    rows: float
     footprint: float
-    """Distinct columns of so many rows, on average: rows of X that a cache must hold for them."""
+    """Their distinct columns on average: rows of X that a cache must hold for them."""
     fetched: float
-    """Rows of X that are fetched in all if the cache holds no more than these."""
+    """Rows of X that are fetched in all if the cache holds what fewer rows of A need."""
 
 
 class Work(NamedTuple):
@@ -43,8 +45,9 @@ class Work(NamedTuple):
     """Rows in tiles."""
     slots: int
     """Slots of all tiles that are not padding."""
-    stored: int
-    """Values that tiles store, zeros included."""
+    streamed: int
+    """Values that the engine's stream holds for few right-hand sides: zeros of tiles, and what
+    fills its strips up."""
     visits: int
     """Rows of each tile times the panels that its slots are cut into."""
     tiles: int
@@ -83,17 +86,21 @@ def tile_work(
     value_bytes: int,
     nnz: int,
     heights: HostArray,
+    widths: HostArray,
     valid: HostArray,
-    stored: int,
+    vector: Vector,
 ) -> Work:
-    """Return the work of tiles with so many rows and `valid` slots, without padding, each."""
+    """Return the work of tiles with so many rows and slots, `valid` ones without padding, each."""
+    lane = 8 if value_bytes == 8 else 4
+    strip, block = 2 * VECTOR_BYTES // lane, 8 * lane if vector else 16
+    streamed = int((np.ceil(heights / strip) * strip * np.ceil(widths / block) * block).sum())
     return Work(
         shape=shape,
         value_bytes=value_bytes,
         nnz=nnz,
         rows=int(heights.sum()),
         slots=round(valid.sum()),
-        stored=stored,
+        streamed=streamed // 2 if vector else streamed,
         visits=int((heights * np.ceil(valid / PANEL_COLUMNS)).sum()),
         tiles=int(heights.size),
         windows=csr.windows,
@@ -112,30 +119,40 @@ def work_of(storage: TVWStorage) -> Work:
     tile = np.repeat(np.arange(storage.num_tiles), storage.slots_of)
     valid = np.bincount(tile[storage.col_indices >= 0], minlength=storage.num_tiles)
     heights, slots = storage.rows_of, int(valid.sum())
-    cells = int((heights * storage.slots_of).sum())
+    rows, tiles = max(1, int(heights.sum())), max(1, storage.num_tiles)
     distinct = min(slots, storage.shape[1])
     windows = (
-        Window(storage.nnz / max(1, int(heights.sum())), storage.nnz),
-        Window(slots / max(1, storage.num_tiles), slots),
-        Window(distinct, distinct),
+        Window(1, storage.nnz / rows, storage.nnz),
+        Window(rows / tiles, slots / tiles, slots),
+        Window(rows, distinct, distinct),
     )
     csr = Csr(windows, uneven=storage.shape[0], blocks=0, block=1)
-    stored = cells // 2 if storage.vector else cells
-    size = storage.dtype.itemsize
-    return tile_work(csr, storage.shape, size, storage.nnz, heights, valid, stored)
+    size, widths = storage.dtype.itemsize, storage.slots_of
+    return tile_work(csr, storage.shape, size, storage.nnz, heights, widths, valid, storage.vector)
 
 
 def row_windows(pattern: Pattern) -> tuple[Window, ...]:
-    """Return what windows of more and more rows fetch."""
+    """Return what windows of 1, 2, 4, ... rows fetch.
+
+    A row of X is fetched anew where more rows of A have passed since its last use than a cache has
+    room for. Products are taken to follow one another, so that every use has one before it.
+    """
     count = pattern.rows.size
-    found = [Window(pattern.size / max(1, count), pattern.size)]
-    for rows in WINDOWS:
-        if rows < count:
-            begins = np.append(np.arange(0, count, rows), count).astype(np.int64)
-            fetched = int(distinct_columns(pattern, np.arange(count), begins).sum())
-            found.append(Window(fetched / (begins.size - 1), fetched))
-    distinct = np.unique(pattern.indices).size
-    return (*found, Window(distinct, distinct))
+    if not pattern.size:
+        return (Window(1, 0.0, 0),)
+    ones = np.ones(pattern.size, np.bool_)
+    shape = count, pattern.shape[1]
+    by_column = sp.csr_array((ones, pattern.indices, pattern.indptr), shape=shape).tocsc()
+    row, begin = by_column.indices, by_column.indptr
+    held = np.flatnonzero(np.diff(begin))
+    first, last = begin[held], begin[held + 1] - 1
+    since = np.diff(row, prepend=0)
+    since[first] = row[first] + count - row[last]
+    passed = np.bincount(since, minlength=count + 1)
+    fetched = pattern.size - np.cumsum(passed)  # by windows of 0, 1, 2, ... rows
+    footprint = np.cumsum(fetched) / count
+    sizes = [*(1 << k for k in range((count - 1).bit_length())), count]
+    return tuple(Window(r, float(footprint[r - 1]), int(fetched[r - 1])) for r in sizes)
 
 
 def bsr_blocks(pattern: Pattern) -> tuple[int, int]:
