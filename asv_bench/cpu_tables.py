@@ -178,6 +178,7 @@ def sparse_peers(S, X) -> Ways:
 
 def csr(only: list[int]) -> None:
     """Print `A @ X` of C-ordered X against CSR in scipy, and in PyTorch and MKL where they are."""
+    started = False
     for layer in chosen(((128, 768, 3072), (512, 1024, 4096)), only):
         found = []
         for s in SPARSITIES:
@@ -185,7 +186,9 @@ def csr(only: list[int]) -> None:
             X = np.ascontiguousarray(x.T)
             peers = sparse_peers(A.tocsr(), X)
             found.append(ratios({"tvw": lambda A=A, X=X: A @ X, **peers}))
-        row("M x K x N", list(peers))
+        if not started:
+            row("M x K x N", list(peers))
+        started = True
         row(shape(*layer), [joined(one) for one in zip(*found, strict=True)])
 
 

@@ -2,8 +2,8 @@
 
 FOLDER holds the ``products.csv`` that `gpu_run.py` wrote, by default asv_bench/results/h200, the
 run that the pages show. With --write its tables and those that `gpu_ablations.py` and
-`gpu_profile.py` wrote beside it are put into docs/: each stands between a comment with its name and
-one that says "end".
+`gpu_profile.py` wrote beside it are put into docs/, each between a comment with its name and one
+that says "end", and two rows into the README.
 """
 
 from __future__ import annotations
@@ -192,6 +192,22 @@ def written(page: str, made: dict[str, str]) -> str:
     return page
 
 
+def readme(text: str, folder: Path) -> str:
+    """Return the README with its two rows of the run."""
+    rows = csv.DictReader((folder / "products.csv").read_text().splitlines())
+    speedups = {
+        (r["rows"], r["sparsity"]): f"{float(r['speedup']):.1f}"
+        for r in rows
+        if r["part"] == "square" and r["what"] == "TVW 256" and r["rows"] == r["cols"] == r["n"]
+    }
+    for start, side in (("one H200, 8192", "8192"), ("the same, 4096", "4096")):
+        cells = " | ".join(speedups[side, s] for s in SPARSITIES)
+        text, count = re.subn(rf"(?m)^(\| {start}[^|]*\|).*\|$", rf"\1 {cells} |", text)
+        if count != 1:
+            raise SystemExit(f"the README has {count} rows that begin with {start!r}, not one.")
+    return text
+
+
 def pages() -> dict[Path, str]:
     """Return the pages of the kept run, as they are to be."""
     made = {**tables(RUN), **finished(RUN)}
@@ -200,14 +216,18 @@ def pages() -> dict[Path, str]:
         places = sum(text.count(f"<!-- {name} -->\n") for text in found.values())
         if places != 1:
             raise SystemExit(f"the pages have {places} places for the table {name!r}, not one.")
-    return {page: written(text, made) for page, text in found.items()}
+    first = HERE.parent / "README.md"
+    return {
+        first: readme(first.read_text(), RUN),
+        **{page: written(text, made) for page, text in found.items()},
+    }
 
 
 def main() -> None:
     """Print the tables, or write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=RUN)
-    parser.add_argument("--write", action="store_true", help="put those that are kept into docs/")
+    parser.add_argument("--write", action="store_true", help="put what is kept into the pages")
     args = parser.parse_args()
     if args.write:
         for page, text in pages().items():

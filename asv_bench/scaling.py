@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 
 import tvwarray
 import tvwarray.dask as tvd
+from tvwarray._cli.machine import machine_line
 
 ROWS = COLS = 4096
 N, CHUNK, RUNS = 2048, 256, 3
@@ -42,27 +43,27 @@ def main() -> None:
     X = drawn.compute()
     expected = A @ X
     alone = median([timed(lambda: A @ X) for _ in range(RUNS)])
-    print(f"{ROWS} x {COLS} at 75 %, float32, n = {N} in chunks of {CHUNK}; one call {alone:.3f} s")
+    print(machine_line())
+    print(f"{ROWS} x {COLS} at 75 %, float32, n = {N} in chunks of {CHUNK}: seconds\n")
+    print(
+        "| | one call | `A @ x` | `parts=2` | blocks of rows | a task |\n|---|---|---|---|---|---|"
+    )
     for workers in (1, 2):
         with (
             LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as made,
             Client(made) as client,
         ):
             x = client.persist(drawn)
-            ways = {
-                "A @ x": A @ x,
-                "parts=2": tvd.matmul(A, x, parts=2),
-                "blocks": A.to_dask(2) @ x,
-            }
-            for name, y in ways.items():
+            cells = [f"{workers} worker{'s' * (workers > 1)}", f"{alone:.2f}"]
+            for y in (A @ x, tvd.matmul(A, x, parts=2), A.to_dask(2) @ x):
                 np.testing.assert_allclose(y.compute(), expected, rtol=1e-4, atol=1e-2)
                 stay = median([timed(lambda y=y: y.sum().compute()) for _ in range(RUNS)])
-                print(f"{workers} workers, {name}: {stay:.3f} s, {alone / stay:.2f} of one call")
+                cells.append(f"{stay:.2f}")
             tiny = tvwarray.TVWMatrix(np.eye(64, dtype=np.float32))
             small = client.persist(da.ones((64, 6400), chunks=(64, 64), dtype=np.float32))
             (tiny @ small).compute()
             tasks = median([timed((tiny @ small).sum().compute) for _ in range(RUNS)])
-            print(f"{workers} workers, a task: {tasks / 100 * 1e3:.2f} ms of overhead")
+            print(f"| {' | '.join(cells)} | {tasks / 100:.4f} |", flush=True)
 
 
 if __name__ == "__main__":

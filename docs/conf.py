@@ -58,10 +58,19 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "tvwarray"
 html_static_path = ["_static"]
+html_css_files = ["tvwarray.css"]
 html_theme_options = {
     "navigation_depth": 2,
     "show_toc_level": 2,
+    "header_links_before_dropdown": 4,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "tutorial": []}
+# A sidebar where there is something below a page: its names, its scripts.
+html_sidebars = {
+    page: []
+    for page in (
+        "index", "tutorial", "matrices", "pruning", "scipy", "interop", "scaling", "migration",
+        "format", "cpu", "kernels", "hopper", "hopper8", "plans", "benchmarks", "study", "citation",
+    )
+}  # fmt: skip
