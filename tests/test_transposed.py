@@ -1,11 +1,12 @@
-"""``sm80_tvw_transposed``, executed: ``A.T @ Y`` of any matrix, operand and result.
+"""``A.T`` as a matrix of the format, and ``A.T @ Y`` by the kernels' PTX: any matrix and type.
 
-What must come out is summed here slot by slot, from the format's definition. Each shipped config is
-compiled as for users and its PTX run in the interpreter, which checks every access and every bank.
+What must come out is summed here slot by slot, from the format's definition.
 """
 
 from __future__ import annotations
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,8 @@ from kernel_problems import (
     rounding,
     storage_of,
 )
+from mutants import WrongResultError
+from test_kernels_types import E4M3, E5M2, FLOAT32, FLOAT64, INT8, error_bound
 
 import tvwarray
 from tvwarray import BackendError, Epilogue, TVWMatrix
@@ -35,19 +38,10 @@ from tvwarray import _matmul as products_module
 from tvwarray._backends import cuda
 from tvwarray._backends.array import BACKEND as ARRAY_BACKEND
 from tvwarray._backends.cuda import CudaBackend
-from tvwarray._kernels.elements import form_of
-from tvwarray._kernels.transposed.balance import piece_counts, work_list
-from tvwarray._kernels.transposed.config import (
-    RangeShape,
-    TransposedConfig,
-    range_shape,
-    transposed_configs,
-)
-from tvwarray._kernels.transposed.pack import NO_PLACE, Order, pack_transposed, shape_for
-from tvwarray._kernels.transposed.product import multiply_transposed
+from tvwarray._convert import transposed
+from tvwarray._convert.transposed import TransposedPattern, transposed_pattern
+from tvwarray._frozen import frozen_pattern, values_of
 from tvwarray._storage import TVWStorage
-
-ORDERS = ("forward", "reverse", "random")
 
 
 def exact(storage: TVWStorage, y: HostArray) -> tuple[HostArray, HostArray, HostArray]:
@@ -64,19 +58,9 @@ def exact(storage: TVWStorage, y: HostArray) -> tuple[HostArray, HostArray, Host
     return z, size, terms
 
 
-def run(
-    storage: TVWStorage, y: HostArray, config: TransposedConfig, architecture: str = "90",
-    order: Any = "forward", **options: Any,
-) -> HostArray:  # fmt: skip
-    """Return A.T @ Y by the kernel, which had no bank conflict."""
-    launcher = InterpreterLauncher(architecture, order, **options)
-    packed = pack_transposed(storage, form_of(storage.dtype), config.range_shape)
-    got = multiply_transposed(launcher, packed, y, config=config)
-    assert not [c for r in launcher.reports for c in r.conflicts if c.degree > 1]
-    names = [k.name for k in launcher.kernels]
-    assert names.count("sm80_tvw_transposed") == (got.size > 0)
-    assert set(names) <= {"sm80_tvw_transposed", "transpose"}
-    return got
+def dense(storage: TVWStorage) -> HostArray:
+    """Return the matrix in float64, values at one place added."""
+    return exact(storage, np.eye(storage.shape[0]))[0].T
 
 
 LARGE = ([75, 0, 130, 33, 16], [624, 64, 112, 0, 16])
@@ -87,75 +71,224 @@ def ragged(
     dtype: Any = FLOAT16, n: int = 72, sparse: bool = True, values: Any = integers,
     sizes: Any = LARGE,
 ) -> Any:  # fmt: skip
-    """Return a problem that reaches every part: ragged in all ways, more steps than stages."""
+    """Return a matrix with repeated, padded and dropped columns, dropped rows, empty tiles; Y."""
     rng = np.random.default_rng(5)
     rows, tiles = draw_tiles(rng, *sizes, 21, 300)
     storage = storage_of((rows, 300), tiles, dtype, sparse, values(rng), rng)
     return storage, values(rng)((rows, n)).astype(dtype)
 
 
-CONFIGS = [
-    *(("90", i) for i in range(len(transposed_configs("90", "float16")))),
-    *(("80", i) for i in (0, 4, 8)),  # every way of packing, every width
-    *(("89", i) for i in range(len(transposed_configs("89", "float16")))),
+# ---- The layout --------------------------------------------------------------------------------
+
+
+@given(
+    products(max_slots=300),
+    st.sampled_from([(2, 4), None]),
+    st.sampled_from([16, 128]),
+    st.sampled_from([FLOAT16, BFLOAT16, INT8, FLOAT32, FLOAT64, E4M3, E5M2]),
+)
+def test_the_transpose_is_a_matrix_of_the_format(
+    product: Product, vector: Any, tile_rows: int, dtype: Any
+) -> None:
+    """Any matrix, of any type: all rules hold, and every value is where it belongs."""
+    storage = replace(product.storage, data=product.storage.data.astype(dtype))
+    turned = transposed_pattern(storage, vector, tile_rows).fill(storage)
+    turned.check()
+    assert turned.dtype == dtype
+    assert turned.shape == storage.shape[::-1]
+    assert turned.vector == vector
+    assert turned.rows_of.max(initial=0) <= tile_rows
+    np.testing.assert_array_equal(dense(turned), dense(storage).T)
+    assert np.count_nonzero(turned.data) == np.count_nonzero(storage.data)
+
+
+@given(products(max_slots=200, max_tiles=3), st.integers(0, 2**32 - 1))
+def test_other_values_are_one_gather(product: Product, seed: int) -> None:
+    """Of the same pattern: those that become zero keep their places, none is searched again."""
+    rng = np.random.default_rng(seed)
+    pattern = frozen_pattern(product.storage)
+    first = transposed_pattern(product.storage, (2, 4), 64).fill(product.storage)
+    for _ in range(2):
+        values = values_of(product.storage).copy()
+        values[...] = rng.integers(-3, 4, values.size)
+        storage = pattern.fill(values)
+        found = transposed_pattern(storage, (2, 4), 64)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delattr(transposed, "_transpose_places")
+            turned = found.fill(storage)
+        np.testing.assert_array_equal(dense(turned), dense(storage).T)
+        for name in ("row_indices", "col_indices", "meta"):
+            assert getattr(turned, name) is getattr(first, name)
+
+
+def test_values_that_were_zero_find_a_place() -> None:
+    """Where no place was left for them, all are laid out again, and keep it from then on."""
+    storage, _ = ragged()
+    few = np.where(np.arange(storage.data.size) % 3 == 0, storage.data, np.float16(0))
+    pattern = transposed_pattern(storage, (2, 4), 128)
+    first = pattern.fill(replace(storage, data=few))
+    np.testing.assert_array_equal(dense(first), dense(replace(storage, data=few)).T)
+    second = pattern.fill(storage)
+    np.testing.assert_array_equal(dense(second), dense(storage).T)
+    assert np.diff(second.col_indptr).sum() > np.diff(first.col_indptr).sum()
+    assert pattern.fill(replace(storage, data=few)).meta is second.meta
+
+
+def test_special_values_are_moved_as_they_are() -> None:
+    """NaN and Inf have places; -0.0 is a zero, as everywhere in the format."""
+    storage, _ = ragged()
+    values = storage.data.copy()
+    held = np.flatnonzero(values)
+    values[held[:4]] = [np.nan, np.inf, -np.inf, -0.0]
+    turned = transposed_pattern(storage, (2, 4), 128).fill(replace(storage, data=values))
+    for kind in (np.isnan, np.isposinf, np.isneginf):
+        assert kind(turned.data.astype(np.float32)).sum() == 1
+    assert np.count_nonzero(turned.data) == held.size - 1
+
+
+def test_threads_lay_a_pattern_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, _ = ragged()
+    calls, lay_out = [], transposed._transpose_places
+    monkeypatch.setattr(
+        transposed, "_transpose_places", lambda *args: calls.append(1) or lay_out(*args)
+    )
+    with ThreadPoolExecutor(4) as pool:
+        made = list(
+            pool.map(lambda _: transposed_pattern(storage, (2, 4), 128).fill(storage), range(8))
+        )
+    assert len(calls) == 1
+    assert all(np.array_equal(made[0].data, other.data) for other in made)
+
+
+def test_a_pattern_goes_with_its_matrices() -> None:
+    storage, _ = ragged()
+    before = set(transposed._PATTERNS)
+    of = transposed_pattern(storage, (2, 4), 128)
+    assert transposed_pattern(replace(storage, data=-storage.data), (2, 4), 128) is of
+    assert transposed_pattern(storage, None, 128) is not of
+    assert len(set(transposed._PATTERNS) - before) == 2
+    del storage
+    gc.collect()
+    assert not set(transposed._PATTERNS) - before
+
+
+def test_a_remainder_is_left_out() -> None:
+    storage, _ = ragged()
+    beside = replace(
+        storage,
+        remainder_indptr=np.full(storage.shape[0] + 1, 0, np.int32),
+        remainder_indices=np.zeros(0, np.int32),
+        remainder_data=np.zeros(0, np.float16),
+    )
+    turned = TransposedPattern((2, 4), 128).fill(beside)
+    assert turned.remainder is None
+    np.testing.assert_array_equal(dense(turned), dense(storage).T)
+
+
+@pytest.mark.parametrize("name", ["a place further", "one copy", "zeros that are none any more"])
+def test_wrong_layouts_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the checks above pass must be able to fail."""
+    storage, _ = ragged()
+    if name == "a place further":
+        fill = transposed.fill
+        monkeypatch.setattr(transposed, "fill", lambda of, p, v: fill(of, p, np.roll(v, 1)))
+    elif name == "one copy":  # of values that share a place
+        apart = transposed._apart
+        monkeypatch.setattr(
+            transposed, "_apart", lambda i, row, v, rows: (row, apart(i, row, v, rows)[1], 1)
+        )
+    pattern = TransposedPattern((2, 4), 128)
+    if name == "zeros that are none any more":
+        few = np.where(np.arange(storage.data.size) % 3 == 0, storage.data, np.float16(0))
+        pattern.fill(replace(storage, data=few))
+        pattern._full = True
+
+    def judge() -> None:
+        turned = pattern.fill(storage)
+        if not np.array_equal(dense(turned), dense(storage).T):
+            raise WrongResultError
+
+    with pytest.raises(WrongResultError):
+        judge()
+
+
+# ---- The product -------------------------------------------------------------------------------
+
+TYPES = [
+    pytest.param(FLOAT16, "default", "90", id="float16"),
+    pytest.param(BFLOAT16, "default", "80", id="bfloat16"),
+    pytest.param(INT8, "default", "80", id="int8"),
+    pytest.param(E4M3, "default", "89", id="e4m3"),
+    pytest.param(E4M3, "highest", "90a", id="e4m3-promoted"),
+    pytest.param(FLOAT32, "highest", "80", id="float32-highest"),
+    pytest.param(FLOAT32, "high", "90", id="float32-high"),
+    pytest.param(FLOAT32, "tf32", "80", id="tf32"),
+    pytest.param(FLOAT64, "default", "80", id="float64"),
 ]
 
 
-@pytest.mark.parametrize(("architecture", "i"), CONFIGS)
-def test_every_config_is_exact(architecture: str, i: int) -> None:
-    """Repeated, padded and dropped columns, dropped rows, empty tiles, a range that is ragged."""
-    dtype = (FLOAT16, BFLOAT16)[i % 2]
-    storage, y = ragged(dtype, 24, sparse=i % 3 != 2, sizes=BRIEF)
-    config = transposed_configs(architecture, storage.dtype.name)[i]
-    got = run(storage, y, config, architecture, ORDERS[i % 3])
-    np.testing.assert_array_equal(got, exact(storage, y)[0].astype(dtype))
+def run(
+    storage: TVWStorage, y: HostArray, launcher: InterpreterLauncher, precision: Any = "default",
+    **options: Any,
+) -> HostArray:  # fmt: skip
+    """Return A.T @ Y through the public API, by kernels that had no bank conflict."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products_module, "BACKENDS", [CudaBackend(launcher)])
+        got = tvwarray.matmul(TVWMatrix.from_storage(storage).T, y, precision=precision, **options)
+    assert not [c for r in launcher.reports for c in r.conflicts if c.degree > 1]
+    assert bool(launcher.reports) == (got.size > 0)
+    return got
 
 
-SMALL = transposed_configs("89", "float16")[2]
-
-
-@settings(max_examples=12)
-@given(
-    products(max_slots=300, max_tiles=3),
-    st.sampled_from(ORDERS),
-    st.integers(1, 12),
-    st.sampled_from([RangeShape(64, 2, 2), RangeShape(96, 6, 1), RangeShape(128, 3, 2)]),
-    st.booleans(),
-)
-def test_drawn_integers_are_exact(
-    product: Product, order: Any, multiprocessors: int, shape: RangeShape, by_columns: bool
+@pytest.mark.parametrize("sparse", [True, False], ids=["2:4", "all"])
+@pytest.mark.parametrize(("dtype", "precision", "architecture"), TYPES)
+def test_every_type_is_exact_on_integers(
+    dtype: Any, precision: Any, architecture: str, sparse: bool
 ) -> None:
-    """Any matrix, any order of warps and of pieces, any steps, both memory orders."""
-    storage, n = product.storage, min(product.x.shape[1], 90)
-    rng = np.random.default_rng(n)
-    y = integers(rng)((storage.shape[0], n)).astype(storage.dtype)
-    name, (columns, fragments, slices) = storage.dtype.name, shape
-    config = replace(
-        SMALL, element=name, output=name, block_columns=columns, fragments=fragments, slices=slices
-    )
-    given_y = np.asfortranarray(y) if by_columns else y
-    got = run(storage, given_y, config, "80", order, multiprocessors=multiprocessors)
-    np.testing.assert_array_equal(got, exact(storage, y)[0].astype(storage.dtype))
-    if by_columns and y.size and 1 not in y.shape and got.size:
-        assert got.flags.f_contiguous
+    """Also where a pair of slots of A holds two values, which tf32 refuses in ``A @ X``."""
+    values = lambda rng: integers(rng, 3)  # noqa: E731
+    storage, y = ragged(dtype, 24, sparse, values, BRIEF)
+    launcher = InterpreterLauncher(architecture, "random")
+    got = run(storage, y, launcher, precision)
+    z = exact(storage, y)[0]
+    np.testing.assert_array_equal(got, z.astype(got.dtype))
+    by_pattern = precision != "tf32" and dtype != FLOAT64
+    count = launcher.reports[-1].count
+    assert bool(count("mma.sp") or count("wgmma.mma_async.sp")) == by_pattern
 
 
-@settings(max_examples=7)
+@pytest.mark.parametrize(
+    ("dtype", "precision", "architecture"), [t for t in TYPES if t.id != "e4m3-promoted"]
+)
+@settings(max_examples=3)
+@given(st.booleans(), st.integers(0, 2**32 - 1), st.integers(0, 150))
+def test_drawn_problems_of_every_type(
+    dtype: Any, precision: Any, architecture: str, sparse: bool, seed: int, height: int
+) -> None:
+    """The bound of each precision, as for ``A @ X``; integers are exact."""
+    rng = np.random.default_rng(seed)
+    rows, tiles = draw_tiles(rng, [height, 20], [80, 16 * (seed % 12)], seed % 9, 90)
+    source = integers(rng, 3) if dtype == INT8 else normals(rng)
+    storage = storage_of((rows, 90), tiles, dtype, sparse, source, rng)
+    y = source((rows, 1 + seed % 40)).astype(dtype)
+    got = run(storage, y, InterpreterLauncher(architecture, "random", seed), precision)
+    z, size, terms = exact(storage, y)
+    slack = error_bound(dtype, precision, terms[:, None]) * size + 1e-38
+    if got.dtype in (FLOAT16, BFLOAT16):
+        slack = slack + rounding(abs(z) + slack, got.dtype)
+    assert (abs(got.astype(np.float64) - z) <= slack).all()
+
+
+@settings(max_examples=6)
 @given(products(values="normals", max_tiles=3), st.data())
-def test_drawn_normals_and_epilogues_are_bounded(product: Product, data: st.DataObject) -> None:
-    """Through the public API: the bound of float32 sums and one rounding, then what is fused."""
+def test_drawn_epilogues_are_bounded(product: Product, data: st.DataObject) -> None:
+    """The bound of float32 sums and one rounding, then what is fused; Y in both orders."""
     storage, n = product.storage, min(product.x.shape[1], 24)
     rng = np.random.default_rng(n)
     y = rng.standard_normal((storage.shape[0], n)).astype(storage.dtype)
     e = data.draw(epilogues((storage.shape[1], n), storage.dtype))
-    if data.draw(st.booleans()):
-        y, e = np.asfortranarray(y), replace(e, residual=None if e.residual is None
-                                             else np.asfortranarray(e.residual))  # fmt: skip
-    launcher = InterpreterLauncher("80", "random")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products_module, "BACKENDS", [CudaBackend(launcher)])
-        got = tvwarray.matmul(TVWMatrix.from_storage(storage).T, y, epilogue=e)
-    assert [k.name for k in launcher.kernels].count("sm80_tvw_transposed") == (got.size > 0)
+    given_y = np.asfortranarray(y) if data.draw(st.booleans()) else y
+    got = run(storage, given_y, InterpreterLauncher("80", "random"), epilogue=e)
     z, size, terms = exact(storage, y)
     want, scale = expected(z, e), abs(e.alpha)
     for part in (e.row_scale, e.col_scale):
@@ -166,79 +299,34 @@ def test_drawn_normals_and_epilogues_are_bounded(product: Product, data: st.Data
     assert (abs(got.astype(np.float64) - want) <= slack).all()
 
 
-def test_the_bits_do_not_depend_on_the_order() -> None:
-    """Columns that repeat and ranges in pieces are added in one order, whoever comes first."""
-    storage, y = ragged(values=normals)
-    runs = [
-        run(storage, y, SMALL, "89", "random", seed=s, multiprocessors=20).view(np.uint16)
-        for s in range(3)
-    ]
-    assert all(np.array_equal(runs[0], other) for other in runs)
-
-
 def test_rows_in_no_tile_are_never_read() -> None:
-    """NaN in all of them reaches nothing, nor does what lies beside Y."""
-    storage, y = ragged()
+    """NaN in all of them reaches nothing, and one in a row that is read stays in its column."""
+    storage, y = ragged(n=24, sizes=BRIEF)
     kept = np.isin(np.arange(y.shape[0]), storage.row_indices)
+    y[:, 5] = 0
     spoilt = np.where(kept[:, None], y, np.float16(np.nan))
-    got = run(storage, spoilt, SMALL, "89")
-    np.testing.assert_array_equal(got, exact(storage, np.where(kept[:, None], y, 0))[0])
-
-
-def test_what_is_not_finite_stays_in_its_columns() -> None:
-    """An Inf in Y reaches the columns that its row's tile keeps, and its own column of Y."""
-    storage, y = ragged(sparse=False)
     row = int(storage.row_indices[3])
-    y[row, 5] = np.inf
-    got = run(storage, y, SMALL, "89")
+    spoilt[row, 5] = np.nan
+    got = run(storage, spoilt, InterpreterLauncher("89"))
+    want = exact(storage, np.where(kept[:, None], y, 0))[0]
+    others = np.arange(24) != 5
+    np.testing.assert_array_equal(got[:, others], want[:, others])
     tile = next(t for t in expand(storage) if row in t.rows)
-    reached = np.unique(tile.cols[tile.cols >= 0])
-    assert not np.isfinite(got[reached, 5]).any()
-    others = np.setdiff1d(np.arange(300), reached)
-    assert np.isfinite(got[others]).all()
-    assert np.isfinite(np.delete(got, 5, axis=1)).all()
+    used = (tile.cols >= 0) & (tile.values[tile.rows == row][0] != 0)
+    assert np.isnan(got[tile.cols[used], 5]).all()
 
 
-@pytest.mark.parametrize("order", ["C", "F", "window", "steps"])
+@pytest.mark.parametrize("order", ["C", "F", "window"])
 def test_results_lie_anywhere(order: str) -> None:
-    """Sixteen bytes at a time along rows or columns, else an element; nothing beside is written."""
-    storage, y = ragged(n=40)
-    wide = np.full((700, 700), 7, np.float16)
-    windows = {
-        "C": np.s_[:300, :40],
-        "F": np.s_[:300, :40],
-        "window": np.s_[9:309, 1:41],
-        "steps": np.s_[:600:2, :120:3],
-    }
+    """Nothing beside `out` is written."""
+    storage, y = ragged(n=40, sizes=BRIEF)
+    wide = np.full((400, 400), 7, np.float16)
+    windows = {"C": np.s_[:300, :40], "F": np.s_[:300, :40], "window": np.s_[9:309, 1:41]}
     out = (wide.T if order == "F" else wide)[windows[order]]
-    launcher = InterpreterLauncher("89")
-    packed = pack_transposed(storage, form_of(FLOAT16), SMALL.range_shape)
-    assert multiply_transposed(launcher, packed, y, out, SMALL) is out
+    assert run(storage, y, InterpreterLauncher("89"), out=out) is out
     np.testing.assert_array_equal(out, exact(storage, y)[0].astype(np.float16))
     out[...] = 7
     assert (wide == 7).all()
-
-
-def test_a_batch_is_one_launch() -> None:
-    storage, y = ragged(n=24)
-    batch = np.stack([y, -y, y[::-1]])
-    launcher = InterpreterLauncher("89")
-    packed = pack_transposed(storage, form_of(FLOAT16), SMALL.range_shape)
-    got = multiply_transposed(launcher, packed, batch, config=SMALL)
-    assert len(launcher.reports) == 1
-    for one, of in zip(got, batch, strict=True):
-        np.testing.assert_array_equal(one, exact(storage, of)[0].astype(np.float16))
-
-
-def test_y_may_be_the_result() -> None:
-    rng = np.random.default_rng(0)
-    tiles = draw_tiles(rng, [32], [64], 0, 32)[1]
-    storage = storage_of((32, 32), tiles, FLOAT16, True, integers(rng, 2), rng)
-    y = integers(rng, 2)((32, 8)).astype(np.float16)
-    want = exact(storage, y.copy())[0]
-    packed = pack_transposed(storage, form_of(FLOAT16), SMALL.range_shape)
-    multiply_transposed(InterpreterLauncher("89"), packed, y, y, SMALL)
-    np.testing.assert_array_equal(y, want.astype(np.float16))
 
 
 @pytest.fixture
@@ -249,31 +337,31 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> InterpreterLauncher:
     return launcher
 
 
-def test_the_public_api_reaches_the_kernel(launcher: InterpreterLauncher) -> None:
-    """`A.T @ Y`, `x @ A`, a vector, `out`, a function for an activation; packed once."""
-    storage, y = ragged(n=16)
+def test_the_public_api_reaches_the_kernels(launcher: InterpreterLauncher) -> None:
+    """`A.T @ Y`, `x @ A`, a vector, a function for an activation, a batch; laid out once."""
+    storage, y = ragged(n=16, sizes=BRIEF)
     a, z = TVWMatrix.from_storage(storage), exact(storage, y)[0].astype(np.float16)
     assert str(tvwarray.select_backend(a.T, y)) == "cuda: selected"
     np.testing.assert_array_equal(a.T @ y, z)
-    np.testing.assert_array_equal(a.T @ y, z)  # the launch is remembered
-    np.testing.assert_array_equal(y.T @ a, z.T)
-    np.testing.assert_array_equal(a.T @ y[:, 3], z[:, 3])
-    out = np.empty((300, 16), np.float16)
-    assert tvwarray.matmul(a.T, y, out=out) is out
-    np.testing.assert_array_equal(out, z)
-    e = Epilogue(activation=lambda x: -x)
-    np.testing.assert_array_equal(tvwarray.matmul(a.T, y, epilogue=e), -z)
-    batch = tvwarray.matmul(a.T, np.stack([y, y]))
-    np.testing.assert_array_equal(batch[1], z)
-    assert {k.name for k in launcher.kernels} == {"sm80_tvw_transposed"}
-    assert len(launcher.reports) == 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(transposed, "_transpose_places")
+        np.testing.assert_array_equal(a.T @ y, z)  # the launch is remembered
+        np.testing.assert_array_equal(y.T @ a, z.T)
+        np.testing.assert_array_equal(a.T @ y[:, 3], z[:, 3])
+        e = Epilogue(activation=lambda x: -x)
+        np.testing.assert_array_equal(tvwarray.matmul(a.T, y, epilogue=e), -z)
+        batch = tvwarray.matmul(a.T, np.stack([y, y[::-1]]))
+        np.testing.assert_array_equal(batch[1], exact(storage, y[::-1])[0].astype(np.float16))
+        other = TVWMatrix.from_storage(frozen_pattern(storage).fill(-storage.data))
+        np.testing.assert_array_equal(other.T @ y, -z)
     packed = products_module.packed_for(storage, products_module.BACKENDS[0])
-    (whole,) = packed.ranges.values()
-    assert packed.nbytes == whole.nbytes > 2 * storage.data.nbytes
+    (whole,) = packed.forms.values()
+    assert packed.nbytes == whole.nbytes
+    assert whole.shape == (300, y.shape[0])
 
 
 def test_a_remainder_is_added(launcher: InterpreterLauncher) -> None:
-    storage, y = ragged(n=8)
+    storage, y = ragged(n=8, sizes=BRIEF)
     kept = replace(
         storage,
         remainder_indptr=np.r_[np.zeros(10, np.int32), np.full(storage.shape[0] - 9, 2, np.int32)],
@@ -288,122 +376,43 @@ def test_a_remainder_is_added(launcher: InterpreterLauncher) -> None:
     assert len(launcher.reports) == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8])
-def test_other_types_say_why_they_go_elsewhere(dtype: Any, launcher: InterpreterLauncher) -> None:
-    storage, y = ragged(n=8)
-    a = TVWMatrix.from_storage(storage).astype(dtype)
-    reasons = dict(tvwarray.select_backend(a.T, y.astype(dtype)).refusals)
-    assert reasons["cuda"].startswith("sm80_tvw_transposed multiplies float16 and bfloat16, not ")
-    with pytest.raises(BackendError, match="sm80_tvw_transposed multiplies float16"):
-        tvwarray.matmul(a.T, y.astype(dtype), backend="cuda")
-    assert not launcher.reports
-
-
-def test_what_cannot_be_counted_says_so(
-    launcher: InterpreterLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fragments are counted in 32 bits, by the most that there could be; columns of Y too."""
-    storage, y = ragged(n=8)
+def test_what_tensor_cores_lack_goes_elsewhere(launcher: InterpreterLauncher) -> None:
+    """Other dtypes, more values than are counted: each with a reason in a sentence."""
+    storage, y = ragged(n=8, sizes=BRIEF)
     a = TVWMatrix.from_storage(storage)
-    monkeypatch.setattr(cuda, "_INDEX_MAX", 1000)
-    reason = dict(tvwarray.select_backend(a.T, y).refusals)["cuda"]
-    assert reason == "has more than 2**28 slots, times a 32nd of their tiles' rows"
-    wide = np.repeat(y, 40, axis=1)
-    reason = dict(tvwarray.select_backend(a.T, wide).refusals)["cuda"]
-    assert reason == "needs at most 2**29 columns of X, got 320"
-    np.testing.assert_array_equal(a.T @ y, exact(storage, y)[0].astype(np.float16))
+
+    def reason(a: Any, y: Any) -> str:
+        return dict(tvwarray.select_backend(a.T, y).refusals)["cuda"]
+
+    assert reason(a.astype(np.int16), y.astype(np.int16)) == (
+        "tensor cores have no products of int16"
+    )
+    assert reason(a.astype(np.float64), y.astype(np.float64)).startswith("float64 needs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_INDEX_MAX", 1000)
+        assert reason(a, y).startswith("has more than 2**29 stored values")
+        np.testing.assert_array_equal(a.T @ y, exact(storage, y)[0].astype(np.float16))
+    with pytest.raises(BackendError, match="float64 needs the tensor cores of sm_80 or sm_90"):
+        tvwarray.matmul(a.astype(np.float64).T, y.astype(np.float64), backend="cuda")
     assert not launcher.reports
 
 
 def test_the_plan_names_the_kernel_and_what_it_takes() -> None:
-    storage, _ = ragged()
+    """For every type; `autotune` measures what it names."""
+    storage, _ = ragged(sizes=BRIEF)
     a = TVWMatrix.from_storage(storage)
+    turned = transposed_pattern(storage, (2, 4), 128).fill(storage)
     plan = tvwarray.plan(a.T, 512, device="A100")
-    assert plan.gpu.choice.config.kernel == "sm80_tvw_transposed"
-    order = Order.of_storage(storage, shape_for(storage, "80"))
-    assert plan.gpu.choice.packed_bytes == order.nbytes
-    text = str(plan)
-    assert "A100: A.T takes " in text
-    assert "sm80_tvw_transposed float16 192x" in text
-    refused = str(tvwarray.plan(a.astype(np.float32).T, 512, device="A100"))
-    assert "no kernel, sm80_tvw_transposed multiplies float16 and bfloat16, not float32" in refused
+    assert plan.gpu.choice.config.kernel == "sm80_tvw_gemm"
+    assert plan.gpu.transposed_bytes == turned.nbytes
+    assert f"A100: A.T takes {1e-6 * turned.nbytes:.3g} MB more" in str(plan)
+    assert "A.T takes" not in str(tvwarray.plan(a, 512, device="A100"))
+    tall = tvwarray.plan(a.T, 512, device="H200")  # in tiles of 256 rows
+    assert tall.gpu.transposed_bytes != turned.nbytes
+    wide = str(tvwarray.plan(a.astype(np.float32).T, 512, device="H200"))
+    assert "sm80_tvw_gemm bfloat16 x 3" in wide
     none = str(tvwarray.plan(a.astype(np.int16).T, 512, device="A100"))
     assert "no kernel, tensor cores have no such products" in none
-    with pytest.raises(BackendError, match=r"ranked by the model: tvwarray.plan\(A.T, n\)"):
-        tvwarray.autotune(a.T, 8)
-
-
-@given(products(max_slots=400), st.sampled_from([16, 48, 256]), st.integers(1, 5))
-def test_the_order_holds_every_slot_once(product: Product, columns: int, most: int) -> None:
-    """In an item all columns differ; tiles in their order; what fills up is marked."""
-    s = product.storage
-    order = Order.of_storage(s, RangeShape(columns, most, 1))
-    wanted = sorted(
-        (t, slot, int(col))
-        for t in range(s.num_tiles)
-        for slot, col in enumerate(s.col_indices[s.col_indptr[t] : s.col_indptr[t + 1]])
-        if col >= 0 and s.rows_of[t] > 0
-    )
-    found, at = [], 0
-    for r in range(order.range_items.size - 1):
-        last = -1
-        for i in range(int(order.range_items[r]), int(order.range_items[r + 1])):
-            assert order.tile[i] >= last
-            last = int(order.tile[i])
-            size = int(order.fragments[i])
-            assert 0 < size <= most
-            slots = order.slots[at : at + size].ravel()
-            places = order.places[at : at + size].ravel()
-            at += size
-            used = slots >= 0
-            assert (places[~used] == NO_PLACE).all()
-            assert (~used).sum() < 16
-            assert len(set(places[used])) == used.sum()
-            columns_of = r * columns + places[used].astype(int)
-            found += [(last, *pair) for pair in zip(slots[used], columns_of, strict=True)]
-    assert sorted(found) == wanted
-    assert at == order.slots.shape[0]
-
-
-@given(products(max_slots=400), st.integers(1, 40), st.integers(1, 3))
-def test_pieces_end_where_items_do(product: Product, multiprocessors: int, columns: int) -> None:
-    order = Order.of_storage(product.storage, RangeShape(48, 2, 2))
-    counts = piece_counts(order, columns, SMALL, multiprocessors)
-    work = work_list(order, counts)
-    ends = np.concatenate([[0], np.cumsum(order.item_steps)])
-    covered = []
-    for first, start, steps, piece, first_piece, *_ in work.tolist():
-        assert start in ends
-        assert start + steps in ends
-        assert piece & 0xFFFF < piece >> 16 == counts[first // 48]
-        assert first_piece == counts[: first // 48].sum()
-        covered += range(start, start + steps)
-    assert sorted(covered) == list(range(int(order.item_steps.sum())))
-    assert (np.diff(work[:, 2]) <= 0).all()
-
-
-@pytest.mark.parametrize("architecture", ["80", "86", "90", "120"])
-def test_steps_hold_what_tiles_keep(architecture: str) -> None:
-    """The fewer columns, the more rows in a step; what most tiles keep of a range is one item."""
-    for kept in (0.02, 0.1, 0.25, 0.5, 0.9, 1.0):
-        shape = range_shape(architecture, kept)
-        assert kept * shape.columns <= 16 * shape.fragments
-    few, all_columns = range_shape(architecture, 0.1), range_shape(architecture, 1.0)
-    assert few.fragments * few.columns <= all_columns.fragments * all_columns.columns
-    assert transposed_configs(architecture, "float16", few)
-
-
-def test_configs_say_what_they_cannot_do() -> None:
-    for changes, reason in [
-        ({"element": "int8"}, "16 bits"),
-        ({"output": "int32"}, "not stored as int32"),
-        ({"block_n": 96}, "64 or 128"),
-        ({"block_columns": 40}, "multiples of 16"),
-        ({"warp_n": 16}, "do not tile"),
-        ({"stages": 1}, "below 2"),
-        ({"slices": 3}, "1 or 2 slices of 1 to 16 fragments, not 3 of 8"),
-        ({"warps": 16}, "512 threads are more than a step of Y has chunks of 16 bytes"),
-    ]:
-        assert reason in replace(SMALL, **changes).refusal()
-    assert not SMALL.refusal()
-    assert str(replace(SMALL, output="float32", fused=True)).endswith("to float32, fused none")
+    launcher = InterpreterLauncher("80")
+    measured = tvwarray.autotune(a.T, 8, candidates=2, repeats=1, backend=CudaBackend(launcher))
+    assert measured.candidates[0].measured is not None

@@ -63,18 +63,17 @@ def autotune(
     """
     storage, launcher = A.storage, backend.launcher
     draw = np.random.default_rng(0)  # a GPU multiplies zeros faster than numbers
-    values = draw.standard_normal((storage.shape[1], n), dtype=np.float32)
+    values = draw.standard_normal((A.shape[1], n), dtype=np.float32)
     x = from_host(values.astype(storage.dtype), like=storage.data)
-    if A.transposed:
-        raise BackendError(
-            "autotune measures A @ X, which has many kernels; those of A.T @ Y are few and ranked "
-            "by the model: tvwarray.plan(A.T, n) names them."
-        )
-    if reason := backend.refusal(storage, x):
+    if reason := backend.refusal(storage, x, transposed=A.transposed):
         raise BackendError(f"autotune runs kernels of the backend cuda, which {reason}.")
     whole = packed_for(storage, backend)
-    packed = whole.of()
-    ranked = [c.config for c in backend.plan(whole, x).candidates if not c.refusal]
+    packed = whole.of(transposed=A.transposed)
+    ranked = [
+        c.config
+        for c in backend.plan(whole, x, transposed=A.transposed).candidates
+        if not c.refusal
+    ]
     out, device = multiply(launcher, packed, x), launcher.device(x)
 
     def seconds(config: AnyConfig) -> float:
@@ -87,4 +86,4 @@ def autotune(
     tuned.record(problem_of(packed, n), device, {str(c): t for c, t in times.items()})
     packed.memo.pop((n, device), None)
     forget_launches(packed)  # of the kernels that ran until now
-    return backend.plan(whole, x)
+    return backend.plan(whole, x, transposed=A.transposed)

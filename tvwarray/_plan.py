@@ -9,9 +9,9 @@ from tvwarray._backends import cuda
 from tvwarray._backends.dense import share_of_dense
 from tvwarray._kernels.cost import predict_dense, predict_remainder
 from tvwarray._kernels.devices import Device, named_device
+from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.launch import choose_for
 from tvwarray._kernels.select import Choice
-from tvwarray._kernels.transposed.cost import TransposedChoice, choose_transposed_for
 from tvwarray._matmul import Selection, select_backend
 from tvwarray._namespace import Array, array_namespace, device_of
 from tvwarray._operands import Operand
@@ -23,12 +23,14 @@ class GpuPlan:
     """Which kernel a GPU would run, and what the dense product would take there."""
 
     device: Device
-    choice: Choice | TransposedChoice
+    choice: Choice
     """Every candidate with its modelled time, best first, or the reason why it is refused."""
     dense_seconds: float
     """Modelled time of the dense product of the same dtype."""
     remainder_seconds: float = 0.0
     """Modelled time of adding the product of the remainder, if there is one."""
+    transposed_bytes: int = 0
+    """What A.T takes beside A, if it is what is multiplied."""
 
     @property
     def seconds(self) -> float | None:
@@ -40,7 +42,7 @@ class GpuPlan:
         name, dense = self.device.name or f"sm_{self.device.architecture}", self.dense_seconds
         if self.seconds is None:
             refusals = sorted({c.refusal for c in self.choice.candidates}) or [
-                getattr(self.choice, "refusal", "") or "tensor cores have no such products"
+                "tensor cores have no such products"
             ]
             return "\n".join(f"{name}: no kernel, {reason}" for reason in refusals)
         share, verdict = self.seconds / dense, f"{dense / self.seconds:.2f} times as long"
@@ -53,8 +55,8 @@ class GpuPlan:
         others = [c for c in self.choice.candidates if not c.refusal]
         if other := [c for c in others if c.config.kernel != others[0].config.kernel]:
             lines.append(f"{name}: instead of {other[0]}")
-        if isinstance(self.choice, TransposedChoice):
-            size = 1e-6 * self.choice.packed_bytes
+        if self.transposed_bytes:
+            size = 1e-6 * self.transposed_bytes
             lines.append(f"{name}: A.T takes {size:.3g} MB more, made by the first product with it")
         if self.remainder_seconds:
             lines.append(f"{name}: the remainder adds {1e6 * self.remainder_seconds:.3g} us (CSR)")
@@ -167,9 +169,12 @@ def _gpu_plan(A: Operand, n: int, device: Device, order: str) -> GpuPlan:
     storage, size = A.storage, A.storage.dtype.itemsize
     beside = predict_remainder(_entries(storage), A.shape, n, size, device)
     dense = predict_dense(A.shape, n, size, device)
-    choose = choose_transposed_for if A.transposed else choose_for
-    choice = choose(storage, n, device, column_major=order == "F" and n > 1)
-    return GpuPlan(device, choice, dense, beside)
+    nbytes, form = 0, form_of(storage.dtype)
+    if A.transposed and form is not None:
+        storage = cuda.transpose_for(storage, form, device.architecture)
+        nbytes = storage.nbytes
+    choice = choose_for(storage, n, device, column_major=order == "F" and n > 1)
+    return GpuPlan(device, choice, dense, beside, nbytes)
 
 
 def _operand(A: Operand, n: int) -> Array:

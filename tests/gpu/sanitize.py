@@ -70,8 +70,6 @@ def workload(tool: str, kernels: list[str]) -> None:
     from test_hopper_bytes import E4M3
     from test_hopper_bytes import ragged as byte_problem
     from test_kernels_types import problem as type_problem
-    from test_transposed import exact as exact_transposed
-    from test_transposed import ragged
 
     from tvwarray import Epilogue
     from tvwarray._kernels import product
@@ -82,9 +80,6 @@ def workload(tool: str, kernels: list[str]) -> None:
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
     from tvwarray._kernels.select import configs_of
-    from tvwarray._kernels.transposed.config import transposed_configs
-    from tvwarray._kernels.transposed.pack import pack_transposed
-    from tvwarray._kernels.transposed.product import multiply_transposed
 
     # Pools hide accesses beyond an array from the tools.
     cupy.cuda.set_allocator(None)
@@ -128,13 +123,6 @@ def workload(tool: str, kernels: list[str]) -> None:
     for config in hopper_configs(here, FLOAT16, True, every_column=True):
         if config.boxes:
             run(plain([200, 75], 400, 264, dropped=9), config)
-    for config in transposed_configs(here, "float16"):
-        if kernels and config.kernel not in kernels:
-            continue
-        storage, y = ragged(FLOAT16, 72)
-        packed = pack_transposed(to_gpu(storage), form_of(FLOAT16), config.range_shape)
-        got = multiply_transposed(launcher, packed, cupy.asarray(y), config=config).get()
-        report(config, np.array_equal(got, exact_transposed(storage, y)[0].astype(FLOAT16)))
     for kind, precision in (
         (np.dtype(np.int8), "default"), (E4M3, "default"), (E4M3, "highest"),
         (np.dtype(np.float32), "highest"), (np.dtype(np.float32), "tf32"),
