@@ -129,3 +129,19 @@ def test_functions_on_other_libraries():
         np.testing.assert_array_equal(got.to_device("cpu").toarray(), expected)
     doubled = (A * xp.asarray([[2.0], [3.0]], device=A.device)).to_device("cpu")
     np.testing.assert_array_equal(doubled.toarray(), a * [[2.0], [3.0]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+def test_what_is_stored_as_zero_stays_positive_zero(dtype):
+    """Fillers of tiles are no entries, whatever factor meets them."""
+    rng = np.random.default_rng(0)
+    a = sp.random_array((60, 50), density=0.1, rng=rng, format="csr", dtype=dtype)
+    A = TVWMatrix(a, tile_rows=16)
+    zero = A.storage.data == 0
+    assert zero.any()
+    row, column = np.full(50, -3.0, dtype), np.full((60, 1), -np.inf, dtype)
+    for made in (A * -2, -A, A / -2, A * row, A * column, A * np.inf, A * np.float64(-1)):
+        found = made.storage.data[zero]
+        assert (found == 0).all()
+        assert not np.signbit(found.real).any()
+        assert not np.signbit(found.imag).any()

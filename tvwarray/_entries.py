@@ -57,18 +57,23 @@ class SortedRows(NamedTuple):
 
 
 def stored_columns(tile: Tile) -> Array:
-    """Return the column of each stored value of a tile, int64, -1 for padding.
+    """Return the column of each stored value of a tile, int64, -1 for padding."""
+    xp = array_namespace(tile.data)
+    return of_slots(tile, xp.astype(tile.cols, xp.int64))
 
-    Without 2:4 every row has the columns of the slots, and the array is a broadcast view of them.
+
+def of_slots(tile: Tile, values: Array) -> Array:
+    """Return for each stored value of a tile what `values` has for its slot.
+
+    Without 2:4 every row has the values of the slots, and the array is a broadcast view of them.
     """
     xp = array_namespace(tile.data)
-    cols = xp.astype(tile.cols, xp.int64)
     if tile.meta is None:
-        return xp.broadcast_to(cols[None, :], tile.data.shape)
+        return xp.broadcast_to(values[None, :], tile.data.shape)
     half = tile.data.shape[1]
     group = from_host(np.repeat(np.arange(half // 2) * 4, 2), like=tile.data)
     slot = group[None, :] + xp.astype(positions_24(tile.meta), xp.int64)
-    return xp.reshape(xp.take(cols, xp.reshape(slot, (-1,)), axis=0), tile.data.shape)
+    return xp.reshape(xp.take(values, xp.reshape(slot, (-1,)), axis=0), tile.data.shape)
 
 
 def entries(storage: TVWStorage) -> Entries:

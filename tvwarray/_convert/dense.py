@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tvwarray._convert.build import fill
-from tvwarray._dtypes import value_dtype
+from tvwarray._dtypes import NARROW_FLOATS, value_dtype
+from tvwarray._entries import sorted_rows
 from tvwarray._errors import FormatError
 from tvwarray._layouts.find import Layout, LayoutName, find_layout
 from tvwarray._layouts.pattern import pattern_of_mask
 from tvwarray._layouts.tiles import TileRows
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, nonzero_mask, to_host
+from tvwarray._native import native
 from tvwarray._storage import HostArray, TVWStorage, Vector
 from tvwarray._two_four import expand_24
 
@@ -86,7 +88,9 @@ def _checked_mask(mask: HostArray, shape: tuple[int, ...]) -> HostArray:
 
 def to_dense(storage: TVWStorage) -> Array:
     """Return the dense matrix, (rows, cols), in the storage's dtype, library and device."""
-    tiles = _tiles_to_dense(storage)
+    tiles = _scattered(storage)
+    if tiles is None:
+        tiles = _tiles_to_dense(storage)
     if storage.remainder is None:
         return tiles
     indptr, indices, data = (to_host(x) for x in storage.remainder)
@@ -94,6 +98,25 @@ def to_dense(storage: TVWStorage) -> Array:
     beside[np.repeat(np.arange(storage.shape[0]), np.diff(indptr)), indices] = data
     with np.errstate(all="ignore"):
         return tiles + from_host(beside, like=tiles)
+
+
+def _scattered(storage: TVWStorage) -> HostArray | None:
+    """Return the dense matrix of the tiles where compiled code finds the entries on the host.
+
+    None where it does not, or where values that share a place have to be added up. Narrow floats
+    would go through float32, which may change the bits of a NaN.
+    """
+    if native() is None or not isinstance(storage.data, np.ndarray):
+        return None
+    if storage.dtype in NARROW_FLOATS:
+        return None
+    found = sorted_rows(storage)
+    if found.shared:
+        return None
+    made = np.zeros(storage.shape, storage.dtype)
+    starts = np.repeat(found.rows * storage.shape[1], np.diff(found.indptr))
+    made.reshape(-1)[starts + found.indices] = found.data
+    return made
 
 
 def _tiles_to_dense(storage: TVWStorage) -> Array:

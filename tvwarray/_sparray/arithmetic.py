@@ -140,7 +140,9 @@ def multiply(A: Matrix, other: Any) -> Any:
     kind, other = classify(other)
     if kind is Kind.SCALAR:
         factor = elementwise.weak(other, A.storage.dtype)
-        return elementwise.apply(A.storage, lambda data: data * factor)
+        return elementwise.apply(
+            A.storage, lambda data: data * factor, keeps_zeros=elementwise.is_finite(factor)
+        )
     if kind is Kind.SPARSE:
         return _as_csr(A.host_csr("*").multiply(other))
     if kind is Kind.DENSE and other.size == 1 and other.ndim <= 2:

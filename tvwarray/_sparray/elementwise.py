@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tvwarray._dtypes import FLOAT64, NARROW_FLOATS, DType, value_dtype
-from tvwarray._entries import merged, stored_columns
+from tvwarray._entries import merged, of_slots
 from tvwarray._namespace import (
     Array,
     array_namespace,
@@ -24,7 +24,7 @@ from tvwarray._namespace import (
     nonzero_mask,
     to_host,
 )
-from tvwarray._storage import TVWStorage
+from tvwarray._storage import HostArray, TVWStorage
 
 ZERO_PRESERVING: Final = {
     "sin": "sin",
@@ -53,17 +53,38 @@ PLACE_FIELDS: Final = ("row_indptr", "row_indices", "col_indptr", "col_indices",
 """The arrays of a storage that say where its values stand."""
 
 
-def apply(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
-    """Return the matrix with the linear map `change` applied to its nonzero values."""
+def apply(
+    storage: TVWStorage, change: Callable[[Array], Array], *, keeps_zeros: bool = False
+) -> TVWStorage:
+    """Return the matrix with the linear map `change` applied to its nonzero values.
+
+    `keeps_zeros` says that zeros become zeros, as under a finite factor, which spares a mask.
+    """
     xp = array_namespace(storage.data)
 
     def changed(data: Array) -> Array:
         with np.errstate(all="ignore"):
             values = change(data)
         value_dtype(dtype_of(values), where="the result")
+        if keeps_zeros and isinstance(values, np.ndarray):
+            return positive_zeros(values)
         return xp.where(nonzero_mask(data), values, xp.zeros_like(values))
 
     return _with_values(storage, changed)
+
+
+def positive_zeros(values: HostArray) -> HostArray:
+    """Return values, changed in place, with +0.0 for -0.0: that is what fillers are."""
+    if values.dtype.kind in "fc":
+        values += values.dtype.type(0)
+    return values
+
+
+def is_finite(factors: Any) -> bool:
+    """Say whether zeros times NumPy's or Python's `factors` are zeros, whatever they are."""
+    host = isinstance(factors, int | float | complex | np.generic | np.ndarray)
+    kind = np.asarray(factors).dtype.kind if host else "O"
+    return kind in "biu" or (kind in "fc" and bool(np.isfinite(factors).all()))
 
 
 def apply_function(storage: TVWStorage, change: Callable[[Array], Array]) -> TVWStorage:
@@ -129,7 +150,7 @@ def negate(storage: TVWStorage) -> TVWStorage:
     """
     if storage.dtype == np.bool_:
         raise NotImplementedError("booleans have no negative; cast the matrix, or use A != 1.")
-    return apply(storage, lambda data: -data)
+    return apply(storage, lambda data: -data, keeps_zeros=True)
 
 
 def round_to(storage: TVWStorage, decimals: int) -> TVWStorage:
@@ -168,9 +189,9 @@ def scale(storage: TVWStorage, factors: Array, axis: int) -> TVWStorage:
             chosen = xp.take(factors, xp.astype(tile.rows, xp.int64), axis=0)
             each = xp.broadcast_to(chosen[:, None], tile.data.shape)
         else:
-            columns = stored_columns(tile)
+            columns = xp.astype(tile.cols, xp.int64)
             columns = xp.where(columns < 0, factors.shape[0] - 1, columns)
-            each = xp.take(factors, xp.reshape(columns, (-1,)), axis=0)
+            each = of_slots(tile, xp.take(factors, columns, axis=0))
         return xp.reshape(each, (-1,))
 
     each = xp.concat([factors[:0], *map(of_tile, range(storage.num_tiles))], axis=0)
@@ -183,7 +204,7 @@ def scale(storage: TVWStorage, factors: Array, axis: int) -> TVWStorage:
     def multiplied(data: Array) -> Array:
         return data * (each if data is storage.data else beside)
 
-    return apply(storage, multiplied)
+    return apply(storage, multiplied, keeps_zeros=is_finite(factors))
 
 
 def same_layout(a: TVWStorage, b: TVWStorage) -> bool:
