@@ -120,17 +120,6 @@ def fitted(weights: str | None) -> Matrices:
         "random 80 %, 1024 x 700": partial(suite.unstructured, 1024, 700, 0.8, 5),
         "TVW 60 %, 768": partial(suite.tvw, 768, 768, 0.6, 128, 5),
         "MiniLM intermediate, 50 %": pruned("L2.intermediate.dense", 0.5),
-    }
-
-
-def held_back(weights: str | None) -> Matrices:
-    """Return matrices that nothing was fitted to, listed before any of them was measured."""
-    layers = suite.layers(weights)
-
-    def pruned(name: str, sparsity: float) -> Callable[[], sp.csr_array]:
-        return lambda: suite.magnitude_pruned(layers[name], sparsity)
-
-    return {
         "advection, 125 x 125": partial(suite.advection, 125),
         "quadratic triangles, 70 x 55": partial(suite.triangles, 70, 55),
         "27-point, 30 x 12 x 40": partial(suite.finite_elements, 30, 12, 40),
@@ -151,4 +140,37 @@ def held_back(weights: str | None) -> Matrices:
         "MiniLM value, 88 %": pruned("L3.attention.self.value", 0.88),
         "MiniLM intermediate, 80 %": pruned("L0.intermediate.dense", 0.8),
         "MiniLM output, 70 %": pruned("L5.output.dense", 0.7),
+    }
+
+
+def held_back(weights: str | None) -> Matrices:
+    """Return matrices that nothing was fitted to, listed before any of them was measured."""
+    layers = suite.layers(weights)
+
+    def pruned(name: str, sparsity: float) -> Callable[[], sp.csr_array]:
+        return lambda: suite.magnitude_pruned(layers[name], sparsity)
+
+    return {
+        "advection, 88 x 88": partial(suite.advection, 88),
+        "quadratic triangles, 40 x 90": partial(suite.triangles, 40, 90),
+        "9-point, 135 x 185": partial(suite.finite_elements, 135, 185),
+        "27-point renumbered, 24 x 18 x 26": lambda: suite.shuffled(
+            suite.finite_elements(24, 18, 26), 31
+        ),
+        "7-point, 24 x 48 x 21": partial(suite.poisson, 24, 48, 21),
+        "rotated diffusion, 155 x 105": partial(suite.rotated_diffusion, 155, 105),
+        "elasticity, 66 x 66": partial(suite.elasticity, 66),
+        "blocks of 4, 2640": partial(suite.block_mesh, 4, 22, 30),
+        "band of 15, 11000": partial(suite.banded, 11_000, 7, 31),
+        "small world, 7000": partial(suite.small_world, 7000, 12, 0.05, 31),
+        "Barabasi-Albert, 8000": partial(suite.preferential, 8000, 9, 31),
+        "near points, 9500": partial(suite.geometric, 9500, 0.03, 31),
+        "ratings, 4000 x 3000": partial(suite.ratings, 4000, 3000, 90, 31),
+        "community graph, 5000": partial(suite.communities, 5000, 30, 0.12, 31),
+        "random 80 %, 1300 x 1900": partial(suite.unstructured, 1300, 1900, 0.8, 31),
+        "random 98.5 %, 3800 x 2600": partial(suite.unstructured, 3800, 2600, 0.985, 31),
+        "TVW 85 %, 2048 x 1280": partial(suite.tvw, 2048, 1280, 0.85, 128, 31),
+        "hidden blocks of 48, 2400": partial(suite.noisy_blocks, 2400, 48, shuffle=True, seed=31),
+        "MiniLM key, 65 %": pruned("L2.attention.self.key", 0.65),
+        "MiniLM intermediate, 93 %": pruned("L5.intermediate.dense", 0.93),
     }

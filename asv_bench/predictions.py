@@ -7,13 +7,17 @@ Rates are fitted to the matrices of `prediction_sets.fitted`, by which the terms
 chosen, too. Products run on one thread, each on its own so that caches hold what they can; times
 are medians of processor time. Where pages lie in memory is another matter in every process, and
 moves the times of large products by a tenth and more: so `--save FILE` adds a pass to those of
-earlier calls, and the median of all counts. Needs pyamg and threadpoolctl.
+earlier calls, and the median of all counts. The C library is told when to give memory back, which
+by default depends on what the process did before: results of 32 MB and more lie in new pages, all
+others in those of the result before. Needs pyamg and threadpoolctl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,6 +47,9 @@ BETWEEN = 0.3
 
 WITHIN = 0.3
 """How far a good prediction may be off."""
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""glibc's thresholds."""
 
 BUDGET = 0.015
 """Seconds that a product is repeated for."""
@@ -290,4 +297,7 @@ def summary(ratios: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    if ALLOCATOR.items() <= os.environ.items():
+        main()
+    else:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
