@@ -129,7 +129,7 @@ def fitted(weights: str | None) -> Matrices:
         "blocks of 3, 3150": partial(suite.block_mesh, 3, 30, 35),
         "band of 31, 9000": partial(suite.banded, 9000, 15, 23),
         "small world, 9000": partial(suite.small_world, 9000, 8, 0.3, 23),
-        "RMAT, 16384": partial(suite.rmat, 14, 5, 23),
+        "RMAT, 16384, sparser": partial(suite.rmat, 14, 5, 23),
         "near points, 12000": partial(suite.geometric, 12_000, 0.02, 23),
         "ratings, 9000 x 1500": partial(suite.ratings, 9000, 1500, 60, 23),
         "scattered, 50000": partial(suite.scattered, 50_000, 3, 23),
