@@ -11,9 +11,10 @@ import numpy as np
 from tvwarray._dtypes import BFLOAT16, FLOAT16, FLOAT32, INT32, DType, accumulate_dtype
 from tvwarray._epilogue import Epilogue, finish, without
 from tvwarray._kernels.config import ELEMENT_BYTES, Element
-from tvwarray._kernels.elements import FLOAT64, Form, bfloat16_parts
+from tvwarray._kernels.elements import FLOAT64, Form
 from tvwarray._kernels.launch import Launcher
 from tvwarray._kernels.repeat import CHUNK, overlap
+from tvwarray._kernels.split import parts_of
 from tvwarray._kernels.transpose import is_column_major, rows_of
 from tvwarray._namespace import Array, array_namespace, as_dtype, device_of
 
@@ -93,9 +94,7 @@ def operand_of(launcher: Launcher, form: Form, x: Array) -> Operand:
     if parts > 1:
         if is_column_major(x):
             x = rows_of(launcher, x, n)
-        copy = xp.zeros((parts, *lead, width), dtype=xp.uint16, device=device_of(x))
-        for part, bits in enumerate(bfloat16_parts(x, parts)):
-            copy[part, ..., :n] = bits
+        copy = parts_of(launcher, x, parts)
     elif is_column_major(x):
         copy = rows_of(launcher, x, width)
     else:

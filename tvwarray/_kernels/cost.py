@@ -146,9 +146,12 @@ class Prediction(NamedTuple):
 
 
 def copy_seconds(problem: Problem, device: Device) -> float:
-    """Return the modelled seconds of bringing X into rows of whole 16-byte chunks, if it is not."""
-    row = problem.n * problem.dtype.itemsize
-    if row % 16 == 0 or problem.form.parts > 1:
+    """Return the modelled seconds of bringing X into whole 16-byte chunks, or into parts."""
+    row, parts = problem.n * problem.dtype.itemsize, problem.form.parts
+    if parts > 1:
+        of_parts = 2 * parts * problem.n
+        return LAUNCH_SECONDS + problem.shape[1] * (row + of_parts) / device.dram_rate
+    if row % 16 == 0:
         return 0.0
     return 2 * LAUNCH_SECONDS + 2 * problem.shape[1] * row / device.dram_rate
 
