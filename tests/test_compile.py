@@ -25,8 +25,8 @@ from tvwarray._errors import BackendError
 from tvwarray._kernels import compile as compilation
 from tvwarray._kernels.compile import compile_kernel, shipped_sources
 from tvwarray._kernels.config import ARCHITECTURES, KernelConfig
-from tvwarray._kernels.devices import SHARED_LIMITS, generation
-from tvwarray._kernels.select import RESERVED_SHARED, configs
+from tvwarray._kernels.devices import RESERVED_SHARED, SHARED_LIMITS, generation
+from tvwarray._kernels.select import configs
 
 DTYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 

@@ -35,11 +35,11 @@ KERNEL, COPIES, FRAGMENTS, STORE = (
 ARCHITECTURE = "90"
 
 
-WAIT = "            wait_for_copies();\n"
-BARRIER = "            block_barrier();\n"
-NEXT = "            write = read;"
-FIRST_BARRIER = "        block_barrier();\n        fragments.load"
-FIRST_WAIT = "        wait_for_copies();\n" + FIRST_BARRIER
+WAIT = "                wait_for_copies();\n"
+BARRIER = "                block_barrier();\n"
+NEXT = "                write = read;"
+FIRST_BARRIER = "            block_barrier();\n            fragments.load"
+FIRST_WAIT = "            wait_for_copies();\n" + FIRST_BARRIER
 STORE_ONE = "if (n0 + e < n) to[e]"
 INSIDE = "column >= 0 && my_n < x.n"
 SECOND = "multiply_sparse<1>(to, of[0], b[i % 2][j], word)"
@@ -58,7 +58,7 @@ MUTANTS = {
         "Missing",
     ),
     "groups not closed": Mutant(
-        KERNEL, "            commit_copies();\n" + WAIT, WAIT, RaceError, "MissingWait"
+        KERNEL, "                commit_copies();\n" + WAIT, WAIT, RaceError, "MissingWait"
     ),
     # ---- barriers ----
     "missing barrier": Mutant(
@@ -110,16 +110,15 @@ MUTANTS = {
         BankConflictError,
     ),
     "swizzle of another row": Mutant(
-        COPIES, "swizzle_x(first_row, gather_chunk)",
-        "swizzle_x(first_row + 1, gather_chunk)", WrongResultError,
+        COPIES, "swizzle_x(row, chunk)", "swizzle_x(row + 1, chunk)", WrongResultError,
     ),
     "column list shifted": Mutant(
-        COPIES, "block.slots + warp * gather_rows", "block.slots + 1 + warp * gather_rows",
+        COPIES, "block.slots + thread / 32 * gather", "block.slots + 1 + thread / 32 * gather",
         OutOfBounds,
     ),
     "column list shifted backwards": Mutant(
-        COPIES, "item.block.slots + warp * gather_rows",
-        "max(item.block.slots - 1, 0) + warp * gather_rows", WrongResultError,
+        COPIES, "item.block.slots + thread / 32", "max(item.block.slots - 1, 0) + thread / 32",
+        WrongResultError,
     ),
     "columns of the wrong lane": Mutant(
         COPIES, "from_lane(columns, i * gather_rows + gather_row)",
@@ -162,7 +161,7 @@ MUTANTS = {
         STORE, "if (to_row[i] >= 0) to.store", "to.store", OutOfBounds
     ),
     "rows that are zero are left out": Mutant(
-        KERNEL, "    // The ring is free", "    if (item.block.steps == 0) return;\n    //",
+        KERNEL, "        // The ring is free", "        if (steps == 0) return;\n        //",
         UnwrittenError,
     ),
     "last step left out": Mutant(
@@ -186,9 +185,12 @@ MUTANTS = {
 
 
 def case(sparse: bool = True) -> Product:
-    """Return a product that reaches every part: ragged in all ways, more steps than stages."""
+    """Return a product that reaches every part: ragged in all ways, more steps than stages.
+
+    One tile has a multiple of the stages: its last step is read where its sums leave.
+    """
     rng = np.random.default_rng(11)
-    rows, tiles = draw_tiles(rng, [75, 128, 0, 40], [560, 400, 32, 0], 19, 200)
+    rows, tiles = draw_tiles(rng, [75, 128, 0, 40], [560, 496, 32, 0], 19, 200)
     storage = storage_of((rows, 200), tiles, FLOAT16, sparse, integers(rng), rng)
     return Product(storage, integers(rng)((200, 141)).astype(FLOAT16))
 

@@ -128,7 +128,7 @@ MUTANTS = {
         "return chunk;", BankConflictError,
     ),
     "a brick of sums is overwritten": Mutant(
-        "fused", STORE, "        warp_barrier();  // the brick before has been read\n", "",
+        "fused", STORE, "    warp_barrier();  // the brick before has been read\n", "",
         RaceError,
     ),
 }  # fmt: skip

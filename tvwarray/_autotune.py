@@ -14,7 +14,7 @@ from tvwarray._kernels import tuned
 from tvwarray._kernels.launch import problem_of
 from tvwarray._kernels.product import multiply
 from tvwarray._kernels.repeat import forget_launches
-from tvwarray._kernels.select import AnyConfig, Choice, stage_variants
+from tvwarray._kernels.select import AnyConfig, Choice, variants
 from tvwarray._matmul import packed_for
 from tvwarray._namespace import from_host
 from tvwarray._operands import Operand
@@ -82,7 +82,7 @@ def autotune(
 
     times = {config: seconds(config) for config in progress(ranked[:candidates])}
     fastest = min(times, key=lambda config: times[config])
-    times |= {config: seconds(config) for config in progress(stage_variants(fastest, device))}
+    times |= {config: seconds(config) for config in progress(variants(fastest, device))}
     tuned.record(problem_of(packed, n), device, {str(c): t for c, t in times.items()})
     packed.memo.pop((n, device), None)
     forget_launches(packed)  # of the kernels that ran until now

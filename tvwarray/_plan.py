@@ -31,6 +31,8 @@ class GpuPlan:
     """Modelled time of adding the product of the remainder, if there is one."""
     transposed_bytes: int = 0
     """What A.T takes beside A, if it is what is multiplied."""
+    columns: Choice | None = None
+    """The same candidates where the result is column-major, if that was asked for."""
 
     @property
     def seconds(self) -> float | None:
@@ -55,6 +57,8 @@ class GpuPlan:
         others = [c for c in self.choice.candidates if not c.refusal]
         if other := [c for c in others if c.config.kernel != others[0].config.kernel]:
             lines.append(f"{name}: instead of {other[0]}")
+        if self.columns is not None:
+            lines.append(f"{name}: with a row-major out of linear {self.columns.candidates[0]}")
         if self.transposed_bytes:
             size = 1e-6 * self.transposed_bytes
             lines.append(f"{name}: A.T takes {size:.3g} MB more, made by the first product with it")
@@ -112,7 +116,8 @@ def plan(
         architecture, "sm_90". By default, what would run here.
     order : {"C", "F"}
         Memory order of `X` on a GPU: "F" is that of ``x.T`` for activations `x` as frameworks hold
-        them, as in ``x @ A.T`` and `linear`, of which most kernels need a transposed copy.
+        them, as in ``x @ A.T`` and `linear`, of which most kernels need a transposed copy. The plan
+        then says what `linear` with a row-major `out` runs, too: that stores columns.
 
     Returns
     -------
@@ -173,8 +178,11 @@ def _gpu_plan(A: Operand, n: int, device: Device, order: str) -> GpuPlan:
     if A.transposed and form is not None:
         storage = cuda.transpose_for(storage, form, device.architecture)
         nbytes = storage.nbytes
-    choice = choose_for(storage, n, device, column_major=order == "F" and n > 1)
-    return GpuPlan(device, choice, dense, beside, nbytes)
+    by_columns, columns = order == "F" and n > 1, None
+    choice = choose_for(storage, n, device, column_major=by_columns)
+    if by_columns and choice.config and not A.transposed:
+        columns = choose_for(storage, n, device, column_major=True, columns_out=True)
+    return GpuPlan(device, choice, dense, beside, nbytes, columns)
 
 
 def _operand(A: Operand, n: int) -> Array:

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tvwarray._errors import BackendError
+from tvwarray._kernels.config import REGISTERS_PER_MULTIPROCESSOR
+from tvwarray._kernels.devices import RESERVED_SHARED
 
 CACHE_VARIABLE: Final = "TVWARRAY_CACHE_DIR"
 """The environment variable that says where compiled kernels are kept."""
@@ -97,11 +99,24 @@ class CompiledKernel:
         """What the assembler reports of the kernel."""
         return Usage.of_log(self.log)
 
+    def resident_blocks(self, shared_per_multiprocessor: int) -> int:
+        """Return how many blocks a multiprocessor holds at once, by registers and shared memory."""
+        return _resident(self, shared_per_multiprocessor)
+
     def module(self) -> Any:
         """Return the kernel's ``cupy.RawModule``; loading needs a GPU."""
         import cupy
 
         return cupy.RawModule(path=str(self.cubin_path))
+
+
+@cache
+def _resident(kernel: CompiledKernel, shared_per_multiprocessor: int) -> int:
+    config = kernel.config
+    by_shared = shared_per_multiprocessor // (config.shared_bytes + RESERVED_SHARED)
+    # A warp's registers are given out in lots of 8 for each thread.
+    registers = -(-kernel.usage.registers // 8) * 8 * config.threads
+    return max(1, min(by_shared, REGISTERS_PER_MULTIPROCESSOR // registers))
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,10 @@ class KernelConfig:
     activation: Literal["none", "relu", "gelu", "gelu_tanh", "silu"] = "none"
     pieces: bool = False
     """Whether the work list may hold pieces of tiles, whose sums are added up."""
+    column_major: bool = False
+    """Whether columns of the result are contiguous, instead of rows."""
+    persistent: bool = False
+    """Whether as many blocks as the GPU holds take one item after another, or each block one."""
 
     @property
     def bfloat16(self) -> bool:
@@ -196,6 +200,8 @@ class KernelConfig:
             ("float64",) if self.element == "float64" else ("int32", "float32", *SIXTEEN_BIT)
         ):
             return f"products of {self.element} are not stored as {self.output}"
+        if self.column_major and self.output == "float64":
+            return "columns of float64 are not stored"
         staged = ELEMENT_BYTES[self.output] if self.is_plain else 4
         if self.block_rows * self.block_n * staged > self.shared_bytes and self.is_plain:
             return "the result does not fit into the ring through which it is stored"
@@ -212,7 +218,8 @@ class KernelConfig:
     @property
     def is_plain(self) -> bool:
         """Whether sums are rounded to 16 bits and stored, and nothing else."""
-        return not self.fused and self.output in SIXTEEN_BIT and self.sum_element == "float32"
+        rows = not self.fused and not self.column_major
+        return rows and self.output in SIXTEEN_BIT and self.sum_element == "float32"
 
     def header(self) -> str:
         """Return the text of ``config.cuh``."""
@@ -230,8 +237,12 @@ class KernelConfig:
             text += f", to {self.output}"
         if self.fused:
             text += f", fused {self.activation}"
+        if self.column_major:
+            text += ", in columns"
         if self.pieces:
             text += ", in pieces"
+        if self.persistent:
+            text += ", persistent"
         return text
 
 

@@ -38,6 +38,9 @@ SHARED_LIMITS: Final = {
 """Shared memory that one block may have, and that a multiprocessor has, in bytes, by generation."""
 
 
+RESERVED_SHARED: Final = 1024
+"""Bytes of shared memory that the system takes of every block."""
+
 SUSTAINED_CLOCK: Final = 0.886
 """Of the highest clock, what an H200 keeps under tensor-core load."""
 

@@ -14,17 +14,17 @@ from typing import Any, Final, NamedTuple, Protocol
 import array_api_compat
 import numpy as np
 
-from tvwarray._dtypes import DType
+from tvwarray._dtypes import product_dtype
 from tvwarray._kernels.bound import BoundLaunch
 from tvwarray._kernels.compile import CompiledKernel
 from tvwarray._kernels.config import step_slots
-from tvwarray._kernels.cost import Problem, predict_transpose
+from tvwarray._kernels.cost import Problem, predict_columns, predict_transpose
 from tvwarray._kernels.devices import COPY_SHARE, SUSTAINED_CLOCK, Device
 from tvwarray._kernels.elements import form_of
 from tvwarray._kernels.hopper.tensor_map import MAP_BYTES, Boxed, tensor_map
 from tvwarray._kernels.pack import PackedMatrix, keeps_every_column
 from tvwarray._kernels.select import Choice, choose
-from tvwarray._kernels.tiles import Tiles
+from tvwarray._kernels.tiles import Tiles, index_lists, neighbours
 from tvwarray._kernels.tuned import measured
 from tvwarray._namespace import Array
 from tvwarray._storage import TVWStorage
@@ -252,35 +252,39 @@ def problem_of(packed: PackedMatrix, n: int) -> Problem:
     tiles = packed.tiles
     return Problem(
         packed.dtype, packed.sparse, packed.shape, tiles.bricks, tiles.steps, n, packed.form,
-        packed.every_column,
+        packed.every_column, packed.neighbours,
     )  # fmt: skip
 
 
 def choose_config(
-    packed: PackedMatrix, n: int, device: Device, *, column_major: bool = False
-) -> Choice:
+    packed: PackedMatrix, n: int, device: Device, *, column_major: bool = False,
+    columns_out: bool = False,
+) -> Choice:  # fmt: skip
     """Rank the kernels for a product of `packed` with `n` columns; remembered with the matrix.
 
-    `column_major` says that X is, which most kernels have transposed first.
+    `column_major` says that X is, which most kernels have transposed first; `columns_out` that the
+    result is to be.
     """
     key = (n, device)
     if key not in packed.memo:
         problem = problem_of(packed, n)
         packed.memo[key] = measured(choose(problem, device), problem, device)
     choice: Choice = packed.memo[key]
-    if not column_major:
+    if not (column_major or columns_out):
         return choice
-    known = packed.memo.get((key, "column-major"))
+    known = packed.memo.get((key, column_major, columns_out))
     if known is None or known[0] is not choice:  # it goes when the kernels are measured
-        known = choice, _behind_transpose(choice, packed.shape, packed.dtype, n, device)
-        packed.memo[key, "column-major"] = known
+        problem = problem_of(packed, n)
+        known = choice, _in_order(choice, problem, device, column_major, columns_out)
+        packed.memo[key, column_major, columns_out] = known
     ranked: Choice = known[1]
     return ranked
 
 
 def choose_for(
-    storage: TVWStorage, n: int, device: Device, *, column_major: bool = False
-) -> Choice:
+    storage: TVWStorage, n: int, device: Device, *, column_major: bool = False,
+    columns_out: bool = False,
+) -> Choice:  # fmt: skip
     """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
     form = form_of(storage.dtype)
     if form is None:
@@ -289,15 +293,21 @@ def choose_for(
     tiles = Tiles.of_storage(storage, step_slots(form.element))
     problem = Problem(
         storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form,
-        keeps_every_column(storage, tiles),
+        keeps_every_column(storage, tiles), neighbours(index_lists(storage, tiles)[1]),
     )  # fmt: skip
     choice = measured(choose(problem, device), problem, device)
-    if not column_major:
-        return choice
-    return _behind_transpose(choice, storage.shape, storage.dtype, n, device)
+    return _in_order(choice, problem, device, column_major, columns_out)
 
 
-def _behind_transpose(
-    choice: Choice, shape: tuple[int, int], dtype: DType, n: int, device: Device
+def _in_order(
+    choice: Choice, problem: Problem, device: Device, column_major: bool, columns_out: bool
 ) -> Choice:
-    return choice.behind_transpose(predict_transpose(shape[1], n, dtype.itemsize, device))
+    """Return the ranking for operands that are not in rows."""
+    (rows, cols), dtype = problem.shape, problem.dtype
+    if column_major:
+        choice = choice.behind_transpose(predict_transpose(cols, problem.n, dtype.itemsize, device))
+    if columns_out:
+        size = product_dtype(dtype, dtype).itemsize
+        transpose = predict_transpose(rows, problem.n, size, device)
+        choice = choice.into_columns(transpose, predict_columns(problem, size, device))
+    return choice

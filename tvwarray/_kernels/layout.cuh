@@ -2,6 +2,7 @@
 #pragma once
 #include "types.cuh"
 #include "config.cuh"
+#include "ptx.cuh"
 #include "products.cuh"
 #include "swizzle.cuh"
 #include "strips.cuh"
@@ -107,15 +108,6 @@ __device__ inline Block load_block(const int* list, int index) {
             tail.y, tail.z & 65535, tail.z >> 16, tail.w};
 }
 
-// The launch as a whole, of which a block takes an item.
-struct Grid {
-    const int* list;  // the work list, `entries` Blocks of 8 words
-    int entries;
-    int n_blocks;  // n / block_n, rounded up
-    int columns;   // n_blocks of all X
-    int strip;     // of them, how many are worked on together
-};
-
 struct Item {
     Block block;
     int column;  // as in Work
@@ -123,9 +115,29 @@ struct Item {
     int n0;      // its first column
 };
 
-__device__ inline Item item_of(int index, const Grid& grid) {
-    const Work work = work_of(index, grid.entries, grid.columns, grid.strip);
-    const int batch = work.column / grid.n_blocks;
-    return {load_block(grid.list, work.entry), work.column, batch,
-            (work.column - batch * grid.n_blocks) * config::block_n};
-}
+// The launch as a whole, of which a block takes one item, or, if blocks persist, one after another.
+struct Items {
+    const int* list;       // the work list, `entries` Blocks of 8 words
+    const int* following;  // of each item, which its block takes next; null: in turn
+    int entries;
+    int n_blocks;  // n / block_n, rounded up
+    int columns;   // n_blocks of all X
+    int strip;     // of them, how many are worked on together
+
+    __device__ inline int first() const { return block_index(); }
+    __device__ inline int end() const { return entries * columns; }
+    __device__ inline int after(int index) const {
+        if (!config::persistent) return end();
+        return following ? load_int(following + index) : index + static_cast<int>(gridDim.x);
+    }
+    // The item at hand once more. Of blocks that do not persist it is found without an index.
+    __device__ inline Item again(int index) const {
+        return at(config::persistent ? index : block_index());
+    }
+    __device__ inline Item at(int index) const {
+        const Work work = work_of(index, entries, columns, strip);
+        const int batch = work.column / n_blocks;
+        return {load_block(list, work.entry), work.column, batch,
+                (work.column - batch * n_blocks) * config::block_n};
+    }
+};

@@ -16,7 +16,7 @@ Rows that are zero, in no tile or in a tile without slots, become one more tile 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -42,13 +42,17 @@ from tvwarray._kernels.config import (
     step_slots,
 )
 from tvwarray._kernels.elements import Form, as_pairs, form_of, round_tf32, value_planes
+from tvwarray._kernels.schedule import successors
 from tvwarray._kernels.streams import settled
-from tvwarray._kernels.tiles import Tiles, index_lists
+from tvwarray._kernels.tiles import Tiles, index_lists, neighbours
 from tvwarray._namespace import Array, array_namespace, device_of, from_host, to_host
 from tvwarray._ragged import cumulate
 from tvwarray._storage import TVWStorage
 
 HostArray = np.ndarray[Any, Any]
+
+ITEM_STEPS: Final = 2.0
+"""What an item takes beside its steps, in steps: its first stages, and storing its sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,8 @@ class PackedMatrix:
     """Where each tile lies, on the host."""
     every_column: bool = False
     """Whether each tile that has columns has all of them, in order, as plain 2:4 does."""
+    neighbours: float = 0.0
+    """Of the rows, how many stand in runs of 8 that are neighbours in the product, too."""
     memo: dict[Any, Any] = field(default_factory=dict)
     """What was worked out for this matrix: work lists, and the choice of a kernel for each n."""
 
@@ -90,6 +96,22 @@ class PackedMatrix:
             with settled(self.cols):
                 self.memo[key] = from_host(self.tiles.blocks(block_rows, most_steps), self.cols)
         return self.memo[key]
+
+    def following(
+        self, block_rows: int, most_steps: int, columns: int, strip: int, at_once: int
+    ) -> Array | None:
+        """Return which item each one's block takes next, on the device; None where they take turns.
+
+        See `schedule.successors`.
+        """
+        key = "following", block_rows, most_steps, columns, strip, at_once
+        if key not in self.memo:
+            steps = self.tiles.blocks(block_rows, most_steps)[:, 3]
+            found = successors(steps + ITEM_STEPS, columns, strip, at_once)
+            with settled(self.cols):
+                self.memo[key] = None if found is None else from_host(found, self.cols)
+        found_on_device: Array | None = self.memo[key]
+        return found_on_device
 
     @property
     def nbytes(self) -> int:
@@ -151,7 +173,7 @@ def pack(storage: TVWStorage, form: Form | None = None) -> PackedMatrix:
     return PackedMatrix(
         storage.shape, storage.dtype, form, sparse, values, meta,
         from_host(as_stage_rows(cols, form), storage.data), from_host(rows, storage.data), tiles,
-        _is_every_column(cols, tiles, storage.shape[1]),
+        _is_every_column(cols, tiles, storage.shape[1]), neighbours(rows),
     )  # fmt: skip
 
 

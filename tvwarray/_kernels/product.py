@@ -115,10 +115,12 @@ def _run(
     if 0 in shape:
         return out
     device = launcher.device(x)
-    config = config or _best(packed, x, device, epilogue, dtype)
+    config = config or _best(packed, x, out, device, epilogue, dtype)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, key)
-    in_place = pitch_of(out) >= n and not overlap(x, out)
+    by_columns = _stores_columns(config, out)
+    in_place = (by_columns or pitch_of(out) >= n) and not overlap(x, out)
+    by_columns = by_columns and in_place
     y = out if in_place else xp.empty(shape, dtype=dtype, device=device_of(x))
     operand = operand_of(launcher, packed.form, x)
     batch = 1 if x.ndim == 2 else int(x.shape[0])
@@ -177,21 +179,30 @@ def _run(
     tiles = packed.tiles
     limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
     work = packed.work_list(config.block_rows, limit)
-    config = _variant(config, dtype, epilogue, limit > 0)
+    config = replace(_variant(config, dtype, epilogue, limit > 0), column_major=by_columns)
     entries, pieces = int(work.shape[0]), tiles.pieces(config.block_rows, limit)
     partials = arrived = None
     if pieces:
         sums = pieces * columns * config.block_rows * config.block_n
         partials = scratch(launcher, packed, x, _SUMS[config.sum_element], sums)
         arrived = scratch(launcher, packed, x, np.uint32, pieces * columns)
+    kernel = _compiled(config, device.architecture)
+    at_once = items = entries * columns
+    following = None
+    if config.persistent:
+        held = kernel.resident_blocks(device.shared_per_multiprocessor)
+        at_once = min(items, held * device.multiprocessors)
+        following = packed.following(config.block_rows, limit, columns, strip, at_once)
+    lines = array_namespace(y).swapaxes(y, -1, -2) if by_columns else y
     args = (
         operand.array, operand.pitch, np.int64(operand.part), np.int64(operand.batch),
-        Result(y), pitch_of(y), np.int64(batch_stride(y)),
+        Result(y), pitch_of(lines), np.int64(batch_stride(y)),
         packed.values, np.int64(packed.values.nbytes // config.parts), packed.meta,
-        packed.cols, packed.rows, work, entries, n, n_blocks, columns, strip, partials, arrived,
+        packed.cols, packed.rows, work, following, entries, n, n_blocks, columns, strip,
+        partials, arrived,
         *epilogue_arguments(xp, epilogue, dtype, y),
     )  # fmt: skip
-    launch = Launch(_compiled(config, device.architecture), entries * columns, args)
+    launch = Launch(kernel, at_once, args)
     return launch.first(launcher, packed, operand.array, y, x, out, key)
 
 
@@ -237,6 +248,14 @@ def _strides(x: Array) -> tuple[Any, Any]:
     return np.int64(x.strides[0] // size), np.int64(x.strides[1] // size)
 
 
+def _stores_columns(config: AnyConfig, out: Array) -> bool:
+    """Say whether a kernel is to write a result where it lies, column by column."""
+    if not isinstance(config, KernelConfig) or not config.column_major:
+        return False
+    lines = array_namespace(out).swapaxes(out, -1, -2)
+    return is_column_major(out) and pitch_of(lines) >= out.shape[-2]
+
+
 def _strip_bytes(config: AnyConfig, cols: int) -> int:
     """Return the bytes of X that a block's width of columns has."""
     if isinstance(config, HopperConfig):
@@ -275,11 +294,13 @@ def _fits(
 
 
 def _best(
-    packed: PackedMatrix, x: Array, device: Device, epilogue: Epilogue, dtype: DType
+    packed: PackedMatrix, x: Array, out: Array, device: Device, epilogue: Epilogue, dtype: DType
 ) -> AnyConfig:
     """Return the config that ranks first, of those that do what is asked."""
     n = int(x.shape[-1])
-    choice = choose_config(packed, n, device, column_major=is_column_major(x))
+    choice = choose_config(
+        packed, n, device, column_major=is_column_major(x), columns_out=is_column_major(out)
+    )
     for candidate in choice.candidates:
         config = candidate.config
         if not candidate.refusal and _fits(config, packed, epilogue, dtype, x.ndim == 2):

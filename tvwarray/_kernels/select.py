@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeGuard
 
 from tvwarray._dtypes import DType, Precision
 from tvwarray._kernels.config import (
+    ELEMENT_BYTES,
     MOST_FEW,
     SIXTEEN_BIT,
     Element,
@@ -20,7 +21,7 @@ from tvwarray._kernels.config import (
     few_config,
 )
 from tvwarray._kernels.cost import Prediction, Problem, predict, predict_few
-from tvwarray._kernels.devices import SHARED_LIMITS, Device, generation
+from tvwarray._kernels.devices import RESERVED_SHARED, SHARED_LIMITS, Device, generation
 from tvwarray._kernels.elements import Form, form_of
 from tvwarray._kernels.elements import refusal as refusal_of
 from tvwarray._kernels.hopper.config import HopperConfig, hopper_configs
@@ -29,10 +30,6 @@ from tvwarray._kernels.hopper.cost import predict_hopper
 
 AnyConfig: TypeAlias = KernelConfig | HopperConfig | ByteConfig
 """The constants of any of the kernels."""
-
-RESERVED_SHARED: Final = 1024
-"""Bytes of shared memory that the system takes of every block."""
-
 
 STAGES: Final = (2, 3, 4, 5)
 """How many stages a ring may have."""
@@ -84,6 +81,25 @@ NOT_SHIPPED: Final = {
 """Shapes of 16-bit 2:4 products that a generation cannot feed, and why (docs/kernels.md)."""
 
 
+MOST_PERSISTENT: Final = 4
+"""Blocks on a multiprocessor that may persist: six of 32 x 32 took 7 % longer on an H200."""
+
+
+def one_item_reason(config: KernelConfig) -> str:
+    """Return why blocks of a config take one item each, or an empty string if they may persist."""
+    if ELEMENT_BYTES[config.element] == 1 and config.warp_rows * config.warp_n >= 64 * 64:
+        return (
+            "8-bit values in warps of 64x64 leave no registers for the next item (4 to 84 bytes "
+            "would be spilled); each block takes one"
+        )
+    if config.min_blocks > MOST_PERSISTENT:
+        return (
+            f"{config.min_blocks} blocks on a multiprocessor are handed out better by the hardware "
+            "than by a list; each takes one item"
+        )
+    return ""
+
+
 class Candidate(NamedTuple):
     """A config and what was found about it."""
 
@@ -125,10 +141,28 @@ class Choice:
             predicted = candidate.prediction.behind("transpose", seconds)
             return candidate._replace(prediction=predicted, measured=slower)
 
-        def rank(candidate: Candidate) -> tuple[bool, float, float]:
-            return bool(candidate.refusal), candidate.measured or inf, _seconds(candidate)
+        return Choice(tuple(sorted(map(later, self.candidates), key=_rank)))
 
-        return Choice(tuple(sorted(map(later, self.candidates), key=rank)))
+    def into_columns(self, transpose: float, direct: float) -> Choice:
+        """Return the ranking where the result is column-major.
+
+        It is stored so, which takes `direct` seconds more, by the kernels that can where that is
+        faster, and by the others in rows that are transposed in `transpose` seconds. Kernels for
+        few columns write any order.
+        """
+
+        def stored(candidate: Candidate) -> Candidate:
+            config, prediction = candidate.config, candidate.prediction
+            if prediction is None or isinstance(config, FewConfig):
+                return candidate
+            name, seconds = "transposed result", transpose
+            if _stores_columns(config) and direct <= transpose:
+                name, seconds = "columns", direct
+                config = replace(config, column_major=True)
+            slower = candidate.measured and candidate.measured + seconds
+            return Candidate(config, prediction.before(name, seconds), "", slower)
+
+        return Choice(tuple(sorted(map(stored, self.candidates), key=_rank)))
 
     def __str__(self) -> str:
         """Return a line for each candidate."""
@@ -208,7 +242,7 @@ def choose(problem: Problem, device: Device) -> Choice:
     """Rank the configs of all kernels for a problem on a device, those refused last."""
     what = device.architecture, problem.form, problem.sparse
     made = _made(*what)
-    shipped: list[AnyConfig] = [c for c, refusal in made if not refusal]
+    shipped: list[AnyConfig] = []
     shipped += hopper_configs(
         device.architecture, problem.dtype, problem.sparse, problem.every_column
     )
@@ -216,19 +250,33 @@ def choose(problem: Problem, device: Device) -> Choice:
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
         few = (few_config(problem.form.element, problem.sparse, problem.n, r) for r in (16, 32))
         shipped += [c for c in few if not c.refusal()]
-    candidates = [judged(config, problem, device) for config in shipped]
+    candidates = [_better(c, problem, device) for c, refusal in made if not refusal]
+    candidates += [judged(config, problem, device) for config in shipped]
     candidates += [Candidate(config, None, refusal) for config, refusal in made if refusal]
+    persistent = (replace(c, persistent=True) for c, refusal in made if not refusal)
+    candidates += [Candidate(c, None, reason) for c in persistent if (reason := one_item_reason(c))]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
 
-def stage_variants(config: AnyConfig, device: Device) -> list[KernelConfig]:
-    """Return `config` of ``sm80_tvw_gemm`` with the other depths of its ring, 2 to 5, that fit.
+def _better(config: KernelConfig, problem: Problem, device: Device) -> Candidate:
+    """Return the config with blocks of one item, or with persistent ones where these are faster."""
+    one = judged(config, problem, device)
+    if one.refusal or one_item_reason(config):
+        return one
+    persistent = judged(replace(config, persistent=True), problem, device)
+    return persistent if _seconds(persistent) < _seconds(one) else one
 
-    The model hardly tells them apart; measuring does.
+
+def variants(config: AnyConfig, device: Device) -> list[KernelConfig]:
+    """Return what else a config of ``sm80_tvw_gemm`` may be; the model hardly tells them apart.
+
+    The other depths of its ring, 2 to 5, that fit, and blocks of one item or persistent ones.
     """
     if isinstance(config, HopperConfig | ByteConfig | FewConfig):
         return []
-    others = (replace(config, stages=n) for n in STAGES if n != config.stages)
+    others = [replace(config, stages=n) for n in STAGES if n != config.stages]
+    if not one_item_reason(config):
+        others.append(replace(config, persistent=not config.persistent))
     return [
         c
         for c in others
@@ -245,6 +293,16 @@ def _fallbacks(shape: Shape) -> list[tuple[int, int]]:
         for blocks in range(shape.blocks, 0, -1)
         for stages in range(shape.stages, 2 if blocks > 1 else 1, -1)
     ]
+
+
+def _stores_columns(config: AnyConfig) -> TypeGuard[KernelConfig]:
+    if not isinstance(config, KernelConfig) or isinstance(config, FewConfig):
+        return False
+    return config.element != "float64"
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float, float]:
+    return bool(candidate.refusal), candidate.measured or inf, _seconds(candidate)
 
 
 def _seconds(candidate: Candidate) -> float:

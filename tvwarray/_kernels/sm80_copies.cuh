@@ -42,18 +42,47 @@ struct Packed {
 struct Copies {
     const Operand& x;
     const Packed& a;
-    const Block& block;
     const int thread;
-    const int my_cols;     // where this lane's columns begin
-    const int gather_row;  // of a gather, which row this lane copies a chunk of
-    const Word x_at;       // and where in a stage it goes
-    const int my_n;        // its column of X
-    const char* const my_x;
-    int brick;  // of the next step to be fetched
+    const int gather_row;    // of a gather, which row this lane copies a chunk of
+    const int gather_chunk;  // and which chunk
+    const Word x_at;         // where in a stage it goes
+
+    // Of the item at hand; see Block.
+    int steps, stride;
+    int bricks;
+    int brick;    // of the next step to be fetched
+    int my_cols;  // where this lane's columns begin
+    int my_n;     // its column of X
+    const char* my_x;
+
+    __device__ inline Copies(const Operand& x, const Packed& a)
+        : x(x),
+          a(a),
+          thread(threadIdx.x),
+          gather_row(thread % 32 / x_chunks),
+          gather_chunk(thread % 32 % x_chunks),
+          x_at(place_of(thread / 32 * gather_rows + gather_row, gather_chunk)) {}
+
+    __device__ static inline Word place_of(int row, int chunk) {
+        return row * x_row_bytes + swizzle_x(row, chunk) * chunk_bytes;
+    }
+
+    // From now on, copy for `item`.
+    __device__ inline void take(const Item& item) {
+        const int lane = thread % 32;
+        const int my_slot = lane % warp_slots / gather_rows * pass_rows + lane % gather_rows;
+        steps = item.block.steps;
+        stride = item.block.stride;
+        bricks = item.block.bricks;
+        brick = item.block.brick;
+        my_cols = item.block.slots + thread / 32 * gather_rows + my_slot;
+        my_n = item.n0 + gather_chunk * chunk_elements;
+        my_x = x.data + item.batch * x.batch + my_n * element_bytes;
+    }
 
     // Lane l knows the column of row l % gather_rows of the warp's gather l / gather_rows.
     __device__ inline int columns_of(int step) const {
-        return step < block.steps ? load_int(a.cols + (my_cols + step * step_slots)) : -1;
+        return step < steps ? load_int(a.cols + (my_cols + step * step_slots)) : -1;
     }
 
     // Row i of this lane's rows of X, of one part. Of a padding slot, and beyond n, zeros.
@@ -73,13 +102,13 @@ struct Copies {
                                  static_cast<long long>(brick) * brick_value_bytes + at;
         const Word to = stage + values_at + part * value_bytes + at;
         if (value_bytes % (threads * chunk_bytes) == 0 || at < value_bytes)
-            copy_async(to, from, at < block.bricks * brick_value_bytes);
+            copy_async(to, from, at < bricks * brick_value_bytes);
     }
 
     // Metadata of zeros is illegal: bricks beyond the tile's height repeat what is valid.
     __device__ inline void copy_meta(Word stage, int brick, int i) {
         const int at = (i * threads + thread) * chunk_bytes;
-        const int valid = min(at, block.bricks * brick_meta_bytes - chunk_bytes);
+        const int valid = min(at, bricks * brick_meta_bytes - chunk_bytes);
         const char* const from = a.meta + static_cast<long long>(brick) * brick_meta_bytes + valid;
         if (meta_bytes % (threads * chunk_bytes) == 0 || at < meta_bytes)
             copy_async(stage + meta_at + at, from, true);
@@ -101,21 +130,6 @@ struct Copies {
             for (int i = 0; i < meta_copies; ++i)
                 if (of - 1 - i * of / meta_copies == share) copy_meta(stage, brick, i);
         }
-        if (share == of - 1) brick += block.stride;
+        if (share == of - 1) brick += stride;
     }
 };
-
-__device__ inline Copies copies_of(const Operand& x, const Packed& a, const Item& item) {
-    const int thread = threadIdx.x;
-    const int lane = thread % 32;
-    const int warp = thread / 32;
-    const int my_slot = lane % warp_slots / gather_rows * pass_rows + lane % gather_rows;
-    const int my_cols = item.block.slots + warp * gather_rows + my_slot;
-    const int gather_row = lane / x_chunks;
-    const int gather_chunk = lane % x_chunks;
-    const int first_row = warp * gather_rows + gather_row;
-    const Word x_at = first_row * x_row_bytes + swizzle_x(first_row, gather_chunk) * chunk_bytes;
-    const int my_n = item.n0 + gather_chunk * chunk_elements;
-    const char* const my_x = x.data + item.batch * x.batch + my_n * element_bytes;
-    return {x, a, item.block, thread, my_cols, gather_row, x_at, my_n, my_x, item.block.brick};
-}

@@ -60,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     int x_pitch,                        // bytes from row to row, from part to part, from X to X
     long long x_part,                   //
     long long x_batch,                  //
-    Output* y,                          // (batch, rows, n), rows ldy apart, any alignment
+    Output* y,                          // (batch, rows, n), rows ldy apart, any alignment;
+                                        // column-major: columns
     int ldy,                            //
     long long y_batch,                  //
     const char* __restrict__ values,    // for each part: bricks of values
@@ -69,6 +70,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const int* __restrict__ cols,       // column lists: whole steps of a tile, -1 is padding
     const int* __restrict__ rows,       // row lists: a multiple of 16 rows a tile, -1 is padding
     const int* __restrict__ list,       // the work list, `entries` Blocks of 8 words
+    const int* __restrict__ following,  // which item comes after each; null: in turn
     int entries,                        //
     int n,                              // columns of an X
     int n_blocks,                       // n / block_n, rounded up
@@ -93,6 +95,7 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     extern __shared__ __align__(128) char shared[];
     const Word ring = shared_address(shared);
     const Word ring_end = ring + config::stages * stage_bytes;
+    const Word staging = ring_end - staging_bytes;
     const auto after = [&](Word stage) {
         return stage + stage_bytes == ring_end ? ring : stage + stage_bytes;
     };
@@ -100,86 +103,109 @@ extern "C" __global__ void __launch_bounds__(threads, config::min_blocks) sm80_t
     const int thread = threadIdx.x;
     const int warp_m = thread / 32 / warps_n;  // the warp's place in the block
     const int warp_n = thread / 32 % warps_n;
-    const Grid grid = {list, entries, n_blocks, columns, strip};
-    Item item = item_of(block_index(), grid);
-
+    const Items items = {list, following, entries, n_blocks, columns, strip};
     const Operand operand = {x, x_pitch, x_part, x_batch, n};
     const Packed packed = {values, value_part, meta, cols};
-    Copies copies = copies_of(operand, packed, item);
-    Fragments fragments(thread % 32, warp_m, warp_n);
+    Copies copies(operand, packed);
 
-    const int steps = item.block.steps;
-    if (steps > 0) {
-        // The column lists first: each is a trip to memory that the gathers must wait for.
-        int first_columns[config::stages];
+    // The column lists first: each is a trip to memory that the gathers must wait for.
+    int first_columns[config::stages];
+    const auto take = [&](int index) {
+        copies.take(items.at(index));
 #pragma unroll
         for (int s = 0; s < config::stages; ++s) first_columns[s] = copies.columns_of(s);
+    };
+    const auto fetch_stages = [&](int from, int to) {
 #pragma unroll
-        for (int s = 0; s < config::stages - 1; ++s) {
-            if (s < steps) copies.fetch(ring + s * stage_bytes, first_columns[s], 0, 1);
+        for (int s = from; s < to; ++s) {
+            if (s < copies.steps) copies.fetch(ring + s * stage_bytes, first_columns[s], 0, 1);
             commit_copies();  // an empty group too: counting groups is counting stages
         }
+    };
+    int index = items.first();
+    take(index);
+    fetch_stages(0, early_stages);
 
-        Word read = ring;
-        Word write = ring + (config::stages - 1) * stage_bytes;
-        int of_columns = first_columns[config::stages - 1];
-        wait_for_copies();
-        block_barrier();
-        fragments.load(read, 0);
-
-        for (int step = 0; step < steps; ++step) {
-            const bool more = step + config::stages - 1 < steps;
-            const int next_columns = copies.columns_of(step + config::stages);
-            fragments.advance();
-#pragma unroll
-            for (int i = 0; i < micro_steps - 1; ++i) {
-                fragments.load(read, i + 1);
-                // The stage that was read last is free: every warp had loaded its last fragments
-                // before the barrier of the hand-over.
-                if (more) copies.fetch(write, of_columns, i, micro_steps - 1);
-                fragments.multiply(i);
-            }
-            // Hand over: my copies of the next stage are here, then everybody's are.
-            commit_copies();
+    for (;;) {
+        fetch_stages(early_stages, config::stages - 1);
+        Fragments fragments(thread % 32, warp_m, warp_n);
+        const int steps = copies.steps;
+        if (steps > 0) {
+            Word read = ring;
+            Word write = ring + (config::stages - 1) * stage_bytes;
+            int of_columns = first_columns[config::stages - 1];
             wait_for_copies();
             block_barrier();
-            write = read;
-            read = after(read);
-            of_columns = next_columns;
-            if (step + 1 < steps) fragments.load(read, 0);
-            fragments.multiply(micro_steps - 1);
+            fragments.load(read, 0);
+
+            for (int step = 0; step < steps; ++step) {
+                const bool more = step + config::stages - 1 < steps;
+                const int next_columns = copies.columns_of(step + config::stages);
+                fragments.advance();
+#pragma unroll
+                for (int i = 0; i < micro_steps - 1; ++i) {
+                    fragments.load(read, i + 1);
+                    // The stage that was read last is free: every warp had loaded its last
+                    // fragments before the barrier of the hand-over.
+                    if (more) copies.fetch(write, of_columns, i, micro_steps - 1);
+                    fragments.multiply(i);
+                }
+                // Hand over: my copies of the next stage are here, then everybody's are.
+                commit_copies();
+                wait_for_copies();
+                block_barrier();
+                write = read;
+                read = after(read);
+                of_columns = next_columns;
+                if (step + 1 < steps) fragments.load(read, 0);
+                fragments.multiply(micro_steps - 1);
+            }
         }
-    }
-    fragments.add_small();
+        fragments.add_small();
 
-    // Found out once more, instead of being kept in registers all the time.
-    item = item_of(block_index(), grid);
-    if (config::pieces && item.block.pieces > 1) {
-        const Workspace workspace = {partials, arrived, columns};
-        if (!add_pieces(fragments.sums, item, workspace, ring)) return;
-        item = item_of(block_index(), grid);
-    }
-
-    // The ring is free: the last hand-over was behind the last load.
-    Output* const y_of = y + item.batch * y_batch;
-    const auto y_address = reinterpret_cast<unsigned long long>(y_of);
-    const bool aligned = (y_address | ldy * sizeof(Output)) % chunk_bytes == 0;
-    const Target target = {y_of, ldy, n, aligned, rows, item.block};
-    const int warp_n0 = item.n0 + warp_n * config::warp_n;
-    if constexpr (plain) {
-        store_rounded(fragments.sums, ring, target, warp_m, warp_n0);
-    } else {
-        const Epilogue by = {
-            alpha,
-            beta,
-            {c ? c + item.batch * c_batch : nullptr, c_row, c_column},
-            {residual ? residual + item.batch * residual_batch : nullptr, residual_row,
-             residual_column},
-            row_bias,
-            column_bias,
-            row_scale,
-            column_scale,
-        };
-        store_finished(fragments.sums, ring, target, by, warp_m, warp_n0);
+        // The ring is free: the last hand-over was behind the last load. What the item is, is found
+        // out once more each time, instead of being kept in registers.
+        bool whole = true;
+        if constexpr (config::pieces) {
+            const Item item = items.again(index);
+            const Workspace workspace = {partials, arrived, columns};
+            if (item.block.pieces > 1) whole = add_pieces(fragments.sums, item, workspace, staging);
+        }
+        // The next item's first stages arrive while this one's sums leave through the rest.
+        const int next = items.after(index);
+        if (next < items.end()) {
+            take(next);
+            fetch_stages(0, early_stages);
+        }
+        if (whole) {
+            const Item item = items.again(index);
+            Output* const y_of = y + item.batch * y_batch;
+            const auto y_address = reinterpret_cast<unsigned long long>(y_of);
+            const bool aligned = (y_address | ldy * sizeof(Output)) % chunk_bytes == 0;
+            const Target target = {y_of, ldy, n, aligned, rows, item.block};
+            const int warp_n0 = item.n0 + warp_n * config::warp_n;
+            if constexpr (rounded_first) {
+                store_rounded(fragments.sums, staging, target, warp_m, warp_n0);
+            } else {
+                const Epilogue by = {
+                    alpha,
+                    beta,
+                    {c ? c + item.batch * c_batch : nullptr, c_row, c_column},
+                    {residual ? residual + item.batch * residual_batch : nullptr, residual_row,
+                     residual_column},
+                    row_bias,
+                    column_bias,
+                    row_scale,
+                    column_scale,
+                };
+                if constexpr (config::column_major)
+                    store_columns(fragments.sums, staging, target, by, warp_m, warp_n0);
+                else
+                    store_finished(fragments.sums, staging, target, by, warp_m, warp_n0);
+            }
+        }
+        if (next >= items.end()) return;
+        block_barrier();  // the sums have left the ring
+        index = next;
     }
 }

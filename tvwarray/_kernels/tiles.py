@@ -114,6 +114,15 @@ class Tiles:
         return int((cuts * pieces)[pieces > 1].sum())
 
 
+def neighbours(rows: HostArray) -> float:
+    """Return the share of padded row lists that is whole, aligned runs of 8 neighbouring rows."""
+    runs_of_8 = rows.reshape(-1, 8)
+    kept = (runs_of_8 >= 0).any(axis=1)
+    aligned = (runs_of_8[:, :1] % 8 == 0) & (runs_of_8[:, :1] >= 0)
+    whole = (aligned & (runs_of_8 == runs_of_8[:, :1] + np.arange(8))).all(axis=1)
+    return float(whole.sum()) / max(1, int(kept.sum()))
+
+
 def index_lists(storage: TVWStorage, tiles: Tiles) -> tuple[HostArray, HostArray]:
     """Return the padded column and row lists of all tiles."""
     row_indptr, col_indptr = storage.host_indptr

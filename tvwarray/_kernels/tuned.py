@@ -27,7 +27,7 @@ from tvwarray._install import __version__
 from tvwarray._kernels.compile import cache_folder
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import Device
-from tvwarray._kernels.select import Choice, judged, stage_variants
+from tvwarray._kernels.select import Choice, judged, variants
 
 FILE: Final = "tuned-1.json"
 MAX_BYTES: Final = 2**24
@@ -44,13 +44,13 @@ def measured(choice: Choice, problem: Problem, device: Device) -> Choice:
     known = _load().get(_machine(device), {}).get(describe(problem), {})
     if not known:
         return choice
-    variants = [
+    others = [
         judged(variant, problem, device)
         for candidate in choice.candidates
-        for variant in stage_variants(candidate.config, device)
+        for variant in variants(candidate.config, device)
         if str(variant) in known
     ]
-    timed = [c._replace(measured=known.get(str(c.config))) for c in (*choice.candidates, *variants)]
+    timed = [c._replace(measured=known.get(str(c.config))) for c in (*choice.candidates, *others)]
     order = sorted(timed, key=lambda c: (bool(c.refusal), c.measured or inf))
     return Choice(tuple(order))
 
