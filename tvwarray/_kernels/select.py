@@ -252,9 +252,9 @@ def choose(problem: Problem, device: Device) -> Choice:
         shipped += [c for c in few if not c.refusal()]
     candidates = [_better(c, problem, device) for c, refusal in made if not refusal]
     candidates += [judged(config, problem, device) for config in shipped]
-    candidates += [Candidate(config, None, refusal) for config, refusal in made if refusal]
     persistent = (replace(c, persistent=True) for c, refusal in made if not refusal)
     candidates += [Candidate(c, None, reason) for c in persistent if (reason := one_item_reason(c))]
+    candidates += [Candidate(config, None, refusal) for config, refusal in made if refusal]
     return Choice(tuple(sorted(candidates, key=_seconds)))
 
 
