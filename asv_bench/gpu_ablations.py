@@ -266,7 +266,7 @@ def fusing(bench: Bench, kernel: str, activation: str | None) -> Any:
 def short(config: Any) -> str:
     """Return a config's name in a table."""
     if config.kernel == "sm80_tvw_gemm":
-        return f"{config.block_rows} x {config.block_n}"
+        return f"{config.block_rows} x {config.block_n}{', persistent' * config.persistent}"
     shared = f", {'X' if config.boxes else 'A'} shared by {config.cluster}"
     return (
         f"{config.block_rows} x {config.block_n}{' boxes' if config.boxes else ''}"
