@@ -113,8 +113,9 @@ class InterpreterLauncher:
         self.kernels.append(kernel)
         for i, arg in enumerate(args):
             if isinstance(arg, Scratch) and arg.array.dtype == np.uint32:
-                counters = memory.find(buffers[i], arg.array.nbytes).data
-                assert not counters[: arg.array.nbytes].any(), "a counter is left as it was"
+                start, size = offset_in(owner(arg.array), arg.array), arg.array.nbytes
+                counters = memory.find(buffers[i], size).data[start : start + size]
+                assert not counters.any(), "a counter is left as it was"
         at, y = next((i, a.array) for i, a in enumerate(args) if isinstance(a, Result))
         whole = owner(y)
         found = memory.find(buffers[at], whole.nbytes)

@@ -390,13 +390,13 @@ def test_few_columns(dtype: np.dtype[Any], sparse: bool) -> None:
     """n = 1 to 64, X and the result in both orders; pieces of tiles in one launch."""
     import cupy
 
-    for n in (1, 2, 8, 13, 64):
+    for n in (1, 2, 8, 13, 30, 64):
         product = ragged(dtype, sparse, n)
         packed, y = pack(to_gpu(product.storage)), exact(product)[0].astype(dtype)
         for order in "CF":
             x = cupy.asarray(product.x, order=order)
             out = cupy.zeros(y.shape, x.dtype, order=order)
-            config = few_config(dtype.name, sparse, n)
+            config = few_config(dtype.name, sparse, n, product.storage.shape[1])
             multiply(CupyLauncher(), packed, x, out, config)
             np.testing.assert_array_equal(out.get(), y)
 

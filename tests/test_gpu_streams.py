@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernel_problems import BFLOAT16, FLOAT16, Product, exact, uniform
@@ -305,3 +307,61 @@ def test_a_remainder_is_added_on_the_current_stream_and_in_no_graph() -> None:
                 there @ late
         finally:
             stream.end_capture()
+
+
+def allocations() -> Any:
+    """Return a hook that counts what CuPy allocates."""
+    from cupy.cuda import MemoryHook
+
+    class Count(MemoryHook):
+        name = "count"
+        found = 0
+
+        def malloc_preprocess(self, **_: Any) -> None:
+            self.found += 1
+
+    return Count()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("i", range(6))
+def test_a_workspace_is_all_that_a_product_takes(i: int, order: str) -> None:
+    """As large as the plan says, whatever it held; in a graph, and on two streams at a time."""
+    import cupy
+
+    more = [ragged(FLOAT16, True, n) for n in (1, 40)]
+    product = [*problems(), *more][i]
+    expected = exact(product)[0].astype(product.x.dtype)
+    A, n = tvwarray.TVWMatrix.from_storage(to_gpu(product.storage)), product.x.shape[1]
+    x = cupy.asarray(product.x, order=order)
+    A @ x  # packed
+    size = tvwarray.plan(A, n, order=order).workspace_bytes
+    assert size is not None
+    memory = [cupy.full(max(size, 1), 255, np.uint8) for _ in range(2)]
+    outs = [cupy.zeros(expected.shape, x.dtype, order=order) for _ in range(2)]
+    for _ in range(2):  # kernels are loaded
+        tvwarray.matmul(A, x, out=outs[0], workspace=memory[0])
+    outs[0][...] = 0
+    cupy.cuda.Device().synchronize()
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    with allocations() as counted:
+        for _ in range(20):
+            for stream, out, given in zip(streams, outs, memory, strict=True):
+                with stream:
+                    tvwarray.matmul(A, x, out=out, workspace=given)
+    assert counted.found == 0
+    for stream, out in zip(streams, outs, strict=True):
+        stream.synchronize()
+        np.testing.assert_array_equal(out.get(), expected)
+        out[...] = 0
+    cupy.cuda.Device().synchronize()
+    with streams[0]:
+        streams[0].begin_capture()
+        tvwarray.matmul(A, x, out=outs[0], workspace=memory[0])
+        graph = streams[0].end_capture()
+    memory[0].fill(255)
+    cupy.cuda.Device().synchronize()
+    for _ in range(3):
+        graph.launch(streams[1])
+    streams[1].synchronize()
+    np.testing.assert_array_equal(outs[0].get(), expected)

@@ -136,7 +136,7 @@ def test_the_plan_lists_every_kernel(launcher: InterpreterLauncher) -> None:
     lines = str(backend.plan(packed, product.x)).splitlines()
     assert len(lines) == len(backend.plan(packed, product.x).candidates)
     kernels = [line.split()[0] for line in lines]
-    assert set(kernels) == {"sm80_tvw_gemm", "sm90_tvw_gemm"}
+    assert set(kernels) == {"sm80_tvw_few", "sm80_tvw_gemm", "sm90_tvw_gemm"}
     assert all(" float16 2:4 " in line for line in lines)
     assert all(
         " us (launch " in str(c) or c.refusal for c in backend.plan(packed, product.x).candidates

@@ -33,7 +33,7 @@ def test_a_second_product_plans_nothing(architecture, n, monkeypatch):
     if kept:  # X could be read where it lay
         monkeypatch.setattr("tvwarray._kernels.product._run", None)
     np.testing.assert_array_equal(multiply(launcher, packed, x), expected)
-    assert kept == (1 if n != 1 or launcher.kernels[0].name == "sm80_tvw_few" else 0)
+    assert kept == (1 if n != 1 or launcher.kernels[0].name == "sm80_tvw_vector" else 0)
 
 
 def test_windows_and_their_alignment_are_places_of_their_own():

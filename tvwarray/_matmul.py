@@ -32,7 +32,15 @@ from tvwarray._errors import BackendError
 from tvwarray._frameworks import handler_of, native
 from tvwarray._kernels.cpu.threads import engine
 from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
-from tvwarray._operands import Operand, check_out, check_precision, operand, rows_of, widened
+from tvwarray._operands import (
+    Operand,
+    check_out,
+    check_precision,
+    check_workspace,
+    operand,
+    rows_of,
+    widened,
+)
 from tvwarray._prepared import PackCache, Prepared, PreparedProducts, is_cupy, signature
 from tvwarray._storage import TVWStorage
 
@@ -103,6 +111,7 @@ def matmul(
     backend: str | None = None,
     precision: Precision = "default",
     epilogue: Epilogue | None = None,
+    workspace: Array | None = None,
 ) -> Array:
     """Return the product ``A @ X``.
 
@@ -125,6 +134,11 @@ def matmul(
         them up in float32 every 128 slots, which takes up to 1.5 times as long.
     epilogue : Epilogue, optional
         What to do with the product before it is stored: scale, add, activate, cast.
+    workspace : uint8 array, shape (bytes,), optional
+        On a GPU, what the product writes to beside `out`: at least ``plan(A, n).workspace_bytes``
+        that begin at a multiple of 256. A product that has one, and `out`, allocates nothing once
+        the matrix was multiplied before, and shares nothing that it writes to with a product that
+        runs at the same time. Its contents mean nothing before and after. Hosts take none.
 
     Returns
     -------
@@ -136,9 +150,10 @@ def matmul(
     Raises
     ------
     ValueError
-        If the shapes or dtypes do not fit.
+        If the shapes or dtypes do not fit, or `workspace` is too small.
     BackendError
-        If no backend runs this product; the message lists each one's reason.
+        If no backend runs this product; the message lists each one's reason. If `workspace` is
+        given and the product would allocate all the same.
 
     Notes
     -----
@@ -159,11 +174,12 @@ def matmul(
     True
     """
     key = None
-    if epilogue is None and precision == "default":
+    if epilogue is None and workspace is None and precision == "default":
         key = _key(A, X, out, backend)
         if key and (prepared := _PREPARED.get(A.storage, key)):
             return prepared(X, out, A.transposed)
     if framework := handler_of(X, A.storage.data):
+        _refuse_workspace(workspace, X)
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.matmul(A, X, out=out, epilogue=epilogue, **options)
     x = operand(A, X)
@@ -176,9 +192,11 @@ def matmul(
     if out is not None:
         dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(x)))
         check_out(out, shape[:1] if flat else shape, dtype, x)
+    if workspace is not None:
+        check_workspace(workspace, x)
     target = out[:, None] if flat and out is not None else out
     run = _multiply if x.ndim <= 2 else _multiply_batch
-    result = run(A, wide, target, backend, precision, steps)
+    result = run(A, wide, target, backend, precision, steps, workspace)
     if key and x is X:
         _prepare(A, wide, key, backend)
     if out is not None:
@@ -196,6 +214,7 @@ def linear(
     out: Array | None = None,
     backend: str | None = None,
     precision: Precision = "default",
+    workspace: Array | None = None,
 ) -> Array:
     """Return ``activation(x @ A.T + bias) + residual``: a linear layer whose weight is `A`.
 
@@ -213,6 +232,8 @@ def linear(
     backend : {"cuda", "cpu", "array", "dense"}, optional
     precision : {"default", "highest", "high", "tf32"}
         Of float32 products; see `matmul`.
+    workspace : uint8 array, shape (bytes,), optional
+        As for `matmul`: at least ``plan(A, samples, order="F").workspace_bytes``.
 
     Returns
     -------
@@ -237,11 +258,12 @@ def linear(
     >>> np.allclose(y, np.maximum(x @ A.toarray().T + bias, 0), atol=1e-3)
     True
     """
-    bare = bias is None and activation is None and residual is None and out is None
+    given = any(part is not None for part in (bias, activation, residual, out, workspace))
     known = type(x) is np.ndarray or is_cupy(type(x))
-    if bare and known and x.ndim == 2 and x.shape[1] == A.shape[1]:
+    if not given and known and x.ndim == 2 and x.shape[1] == A.shape[1]:
         return matmul(A, x.T, backend=backend, precision=precision).T  # which may be prepared
     if framework := handler_of(x, A.storage.data):
+        _refuse_workspace(workspace, x)
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.linear(x, A, bias, activation, residual=residual, out=out, **options)
     x = x if is_array(x) else np.asarray(x)
@@ -264,12 +286,22 @@ def linear(
         dtype = steps.result_dtype(product_dtype(A.storage.dtype, dtype_of(operand(A, flat))))
         check_out(out, shape, dtype, x)
     target = None if out is None else rows_of(out, samples)
-    result = matmul(A, flat, out=target, backend=backend, precision=precision, epilogue=steps).T
+    options = {"backend": backend, "precision": precision, "workspace": workspace}
+    result = matmul(A, flat, out=target, epilogue=steps, **options).T
     if out is None:
         return xp.reshape(result, shape)
     if target is None:
         out[...] = xp.reshape(result, shape)
     return out
+
+
+def _refuse_workspace(workspace: Array | None, x: Any) -> None:
+    if workspace is not None:
+        raise BackendError(
+            f"workspace= is given with a {type(x).__module__.partition('.')[0]} tensor, whose "
+            "products take memory of their framework.\nMultiply arrays of CuPy that share the "
+            "tensors' memory, cupy.from_dlpack(x), or drop workspace=."
+        )
 
 
 def _key(A: Operand, X: Array, out: Array | None, name: str | None) -> Hashable | None:
@@ -316,6 +348,7 @@ def _multiply(
     name: str | None,
     precision: Precision,
     epilogue: Epilogue,
+    workspace: Array | None = None,
 ) -> Array:
     selection = _select(A, x, name, precision)
     backend = selection.backend
@@ -327,6 +360,21 @@ def _multiply(
             "Bring A and X to one library and device (A.to_device(...)), or drop backend=."
         )
     packed = packed_for(A.storage, backend)
+    if workspace is not None and isinstance(backend, cuda.CudaBackend) and not A.storage.remainder:
+        return backend.matmul(
+            packed, x, out, transposed=A.transposed, epilogue=epilogue, precision=precision,
+            workspace=workspace,
+        )  # fmt: skip
+    if workspace is not None and not isinstance(x, np.ndarray):
+        why = (
+            "its remainder is added by cuSPARSE"
+            if A.storage.remainder
+            else "backend " + backend.name
+        )
+        raise BackendError(
+            f"workspace= is given, and this product allocates memory of the array library: {why}.\n"
+            "Drop workspace=; plan(A, n) says what would run."
+        )
     run = partial(backend.matmul, packed, transposed=A.transposed, precision=precision)
     remainder = A.storage.remainder
     if not remainder or backend.takes_remainder:
@@ -349,6 +397,7 @@ def _multiply_batch(
     name: str | None,
     precision: Precision,
     epilogue: Epilogue,
+    workspace: Array | None = None,
 ) -> Array:
     """Multiply (..., cols, n): the kernels of a GPU as it is, others by `multiply_batch`."""
     xp, n = array_namespace(x), x.shape[-1]
@@ -362,17 +411,20 @@ def _multiply_batch(
 
         steps = replace(epilogue, c=joined(epilogue.c), residual=joined(epilogue.residual))
         packed = packed_for(A.storage, selection.backend)
+        # What is written to in place must not be a copy.
+        target = out if len(lead) == 1 else None
         product = selection.backend.matmul(
-            packed, joined(x), epilogue=steps, precision=precision, transposed=A.transposed
-        )
+            packed, joined(x), target, epilogue=steps, precision=precision,
+            transposed=A.transposed, workspace=workspace,
+        )  # fmt: skip
         product = xp.reshape(product, (*lead, A.shape[0], n))
-        if out is None:
+        if out is None or target is not None:
             return product
         out[...] = product
         return out
 
     def multiply(one: Array, into: Array | None, steps: Epilogue) -> Array:
-        return _multiply(A, one, into, name, precision, steps)
+        return _multiply(A, one, into, name, precision, steps, workspace)
 
     dtype = epilogue.result_dtype(product_dtype(A.storage.dtype, dtype_of(x)))
     return multiply_batch(multiply, A.shape[0], x, out, epilogue, dtype)

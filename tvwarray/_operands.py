@@ -9,7 +9,7 @@ import numpy as np
 
 from tvwarray._dtypes import VALUES, Precision, value_dtype
 from tvwarray._epilogue import Epilogue
-from tvwarray._namespace import Array, array_namespace, dtype_of, is_array
+from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, is_array
 from tvwarray._storage import TVWStorage
 
 
@@ -78,6 +78,33 @@ def check_out(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array
         )
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError("out is read-only.")
+
+
+def check_workspace(workspace: Array, x: Array) -> None:
+    """Say what keeps an array from being a product's workspace.
+
+    Raises
+    ------
+    ValueError
+        If it is not flat, contiguous bytes that may be written to, of the library and on the device
+        of `x`.
+    """
+    if not is_array(workspace) or array_namespace(workspace) is not array_namespace(x):
+        raise ValueError(
+            f"workspace is {type(workspace).__name__}; it must be an array of the library of X."
+        )
+    if dtype_of(workspace) != np.uint8 or workspace.ndim != 1:
+        raise ValueError(
+            f"workspace is {dtype_of(workspace)} of shape {tuple(workspace.shape)}; it must be "
+            "uint8 of shape (bytes,), at least tvwarray.plan(A, n).workspace_bytes."
+        )
+    if device_of(workspace) != device_of(x):
+        raise ValueError(
+            f"workspace lies on {device_of(workspace)} and X on {device_of(x)}; both must lie on "
+            "one device."
+        )
+    if not workspace.flags.c_contiguous or getattr(workspace.flags, "writeable", True) is False:
+        raise ValueError("workspace is read-only or not contiguous; it is written to in any order.")
 
 
 def check_precision(precision: Precision) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from tvwarray._backends import cuda
 from tvwarray._backends.dense import share_of_dense
 from tvwarray._kernels.cost import predict_dense, predict_remainder
 from tvwarray._kernels.devices import Device, named_device
 from tvwarray._kernels.elements import form_of
-from tvwarray._kernels.launch import choose_for
+from tvwarray._kernels.launch import problem_for, ranked
 from tvwarray._kernels.select import Choice
+from tvwarray._kernels.workspace import workspace_bytes
 from tvwarray._matmul import Selection, select_backend
 from tvwarray._namespace import Array, array_namespace, device_of
 from tvwarray._operands import Operand
@@ -33,6 +36,8 @@ class GpuPlan:
     """What A.T takes beside A, if it is what is multiplied."""
     columns: Choice | None = None
     """The same candidates where the result is column-major, if that was asked for."""
+    workspace_bytes: int | None = None
+    """See `Plan.workspace_bytes`."""
 
     @property
     def seconds(self) -> float | None:
@@ -86,6 +91,13 @@ class Plan:
     """The kernel, where the product would run on a GPU."""
     remainder_entries: int = 0
     """Entries beside the tiles, which are multiplied as CSR and added."""
+    workspace_bytes: int | None = 0
+    """What the `workspace` of a product with `n` columns is at least: 0 on hosts, where it is not
+    read, and None where products allocate all the same and take none.
+
+    Enough for contiguous operands of the plan's order that begin at multiples of 16 bytes, with a
+    bias of A's dtype.
+    """
 
     def __str__(self) -> str:
         rows, cols = self.shape
@@ -152,6 +164,9 @@ def plan(
             gpu = _gpu_plan(A, n, selection.backend.launcher.device(x), order)
     else:
         gpu = _gpu_plan(A, n, named_device(device), order)
+    workspace = 0 if isinstance(storage.data, np.ndarray) else None
+    if gpu is not None:
+        workspace = gpu.workspace_bytes
     if gpu is not None and gpu.seconds is not None:
         share = gpu.seconds / gpu.dense_seconds
     return Plan(
@@ -163,6 +178,7 @@ def plan(
         predicted_share=share,
         gpu=gpu,
         remainder_entries=_entries(storage),
+        workspace_bytes=workspace,
     )
 
 
@@ -178,11 +194,17 @@ def _gpu_plan(A: Operand, n: int, device: Device, order: str) -> GpuPlan:
     if A.transposed and form is not None:
         storage = cuda.transpose_for(storage, form, device.architecture)
         nbytes = storage.nbytes
-    by_columns, columns = order == "F" and n > 1, None
-    choice = choose_for(storage, n, device, column_major=by_columns)
+    problem = problem_for(storage, n)
+    if problem is None:
+        return GpuPlan(device, Choice(()), dense, beside, nbytes)
+    by_columns, columns, workspace = order == "F" and n > 1, None, None
+    choice = ranked(problem, device, column_major=by_columns)
     if by_columns and choice.config and not A.transposed:
-        columns = choose_for(storage, n, device, column_major=True, columns_out=True)
-    return GpuPlan(device, choice, dense, beside, nbytes, columns)
+        columns = ranked(problem, device, column_major=True, columns_out=True)
+    if choice.config is not None and not A.storage.remainder:
+        both = [choice] if columns is None else [choice, columns]
+        workspace = max(workspace_bytes(c, problem, device, column_major=by_columns) for c in both)
+    return GpuPlan(device, choice, dense, beside, nbytes, columns, workspace)
 
 
 def _operand(A: Operand, n: int) -> Array:

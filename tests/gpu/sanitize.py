@@ -116,8 +116,8 @@ def workload(tool: str, kernels: list[str]) -> None:
                 run(problem, config)
                 if dtype == FLOAT16 and sparse:
                     run(problem, config, fused=True)
-            for n in (5, 64):
-                config = few_config(dtype.name, sparse, n)
+            for n in (1, 5, 64):
+                config = few_config(dtype.name, sparse, n, _problem(dtype, sparse, n).x.shape[0])
                 run(_problem(dtype, sparse, n), config)
                 run(_problem(dtype, sparse, n), config, fused=True)
     for config in hopper_configs(here, FLOAT16, True, every_column=True):

@@ -166,6 +166,7 @@ class CudaBackend:
         transposed: bool = False,
         epilogue: Epilogue = IDENTITY,
         precision: Precision = "default",
+        workspace: Array | None = None,
     ) -> Array:
         """Return `epilogue` of ``A @ x``, written to `out` if it is given.
 
@@ -182,16 +183,19 @@ class CudaBackend:
         epilogue : Epilogue
             Fused, but for functions that are no named activation, integers and float64.
         precision : {"default", "highest", "high", "tf32"}
+        workspace : uint8 array, shape (bytes,), optional
+            What is written to beside `out`, where nothing may be allocated.
 
         Raises
         ------
         BackendError
-            If the kernel does not compile or is refused by the device.
+            If the kernel does not compile or is refused by the device, or this product takes no
+            workspace.
         """
         if not isinstance(packed, CudaPacked):
             raise BackendError("backend cuda multiplies what its pack() made, nothing else.")
         whole = packed.of(precision, transposed)
-        return multiply(self.launcher, whole, x, out, epilogue=epilogue)
+        return multiply(self.launcher, whole, x, out, epilogue=epilogue, workspace=workspace)
 
 
 def _counts(storage: TVWStorage) -> tuple[Any, Any]:

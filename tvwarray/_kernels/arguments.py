@@ -14,9 +14,10 @@ from tvwarray._kernels.config import ELEMENT_BYTES, Element
 from tvwarray._kernels.elements import FLOAT64, Form
 from tvwarray._kernels.launch import Launcher
 from tvwarray._kernels.repeat import CHUNK, overlap
-from tvwarray._kernels.split import parts_of
-from tvwarray._kernels.transpose import is_column_major, rows_of
-from tvwarray._namespace import Array, array_namespace, as_dtype, device_of
+from tvwarray._kernels.split import split_to
+from tvwarray._kernels.transpose import is_column_major, turned_to
+from tvwarray._kernels.workspace import Memory, row_elements
+from tvwarray._namespace import Array, dtype_of
 
 OUTPUTS: Final[dict[DType, Element]] = {
     FLOAT16: "float16",
@@ -80,30 +81,53 @@ class Operand:
     batch: int
 
 
-def operand_of(launcher: Launcher, form: Form, x: Array) -> Operand:
+def operand_of(form: Form, x: Array, memory: Memory) -> Operand:
     """Return `x` where it lies, or a copy that a kernel can read."""
-    size, n, parts = ELEMENT_BYTES[form.element], int(x.shape[-1]), form.parts
-    if parts == 1:
-        pitch, batch = size * pitch_of(x), size * batch_stride(x)
-        whole = n * size % CHUNK == 0 and launcher.address(x) % CHUNK == 0
-        if whole and n * size <= pitch < 2**31 and pitch % CHUNK == batch % CHUNK == 0:
-            return Operand(x, pitch, 0, batch)
-    xp = array_namespace(x)
-    width = -(-n * size // CHUNK) * CHUNK // size
+    size, n, parts, launcher = (
+        ELEMENT_BYTES[form.element],
+        int(x.shape[-1]),
+        form.parts,
+        memory.launcher,
+    )
+    if is_read_in_place(launcher, form, x):
+        return Operand(x, size * pitch_of(x), 0, size * batch_stride(x))
+    width = row_elements(form, n)
     lead = x.shape[:-1]
     if parts > 1:
         if is_column_major(x):
-            x = rows_of(launcher, x, n)
-        copy = parts_of(launcher, x, parts)
-    elif is_column_major(x):
-        copy = rows_of(launcher, x, width)
+            turned = memory.empty((*lead, n), x.dtype)
+            turned_to(launcher, x, turned)
+            x = turned
+        copy = memory.empty((parts, *lead, width), np.uint16)
+        split_to(launcher, x, copy)
     else:
         # CuPy copies no float8: bits do.
-        bits = x.view(np.uint8) if x.dtype.itemsize == 1 else x
-        copy = xp.zeros((*lead, width), dtype=bits.dtype, device=device_of(x))
-        copy[..., :n] = bits
+        bits = x.view(np.uint8) if x.dtype.itemsize == 1 and not is_column_major(x) else x
+        copy = memory.empty((*lead, width), bits.dtype)
+        if is_column_major(x):
+            turned_to(launcher, x, copy)
+        else:
+            copy[..., :n] = bits
+            copy[..., n:] = 0
     rows = int(np.prod(lead))
     return Operand(copy, width * size, rows * width * size, int(x.shape[-2]) * width * size)
+
+
+def is_read_in_place(launcher: Launcher, form: Form, x: Array) -> bool:
+    """Say whether kernels that copy 16 bytes at a time read `x` where it lies."""
+    size = ELEMENT_BYTES[form.element]
+    row, pitch, batch = size * int(x.shape[-1]), size * pitch_of(x), size * batch_stride(x)
+    whole = form.parts == 1 and row % CHUNK == 0 and launcher.address(x) % CHUNK == 0
+    return whole and row <= pitch < 2**31 and pitch % CHUNK == batch % CHUNK == 0
+
+
+def operand_bytes(launcher: Launcher, form: Form, x: Array) -> list[int]:
+    """Return the bytes of each copy that `operand_of` makes."""
+    if is_read_in_place(launcher, form, x):
+        return []
+    row = row_elements(form, int(x.shape[-1])) * ELEMENT_BYTES[form.element]
+    copy = int(np.prod(x.shape[:-1])) * row * form.parts
+    return [x.nbytes, copy] if form.parts > 1 and is_column_major(x) else [copy]
 
 
 def pitch_of(x: Array) -> int:
@@ -128,20 +152,20 @@ def _is_same(a: Array, b: Array) -> bool:
     return bool(pointers[0] == pointers[1] and a.strides == b.strides)
 
 
-def epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> tuple[Any, ...]:
+def epilogue_arguments(
+    epilogue: Epilogue, dtype: DType, y: Array, memory: Memory
+) -> tuple[Any, ...]:
     """Return the epilogue as the kernel takes it; what is absent is a null pointer."""
 
     def added(part: Array | None) -> tuple[Any, ...]:
         if part is None:
             return None, np.int64(0), np.int64(0), np.int64(0)
-        cast = as_dtype(part, dtype)
-        if overlap(cast, y) and not _is_same(cast, y):
-            cast = xp.asarray(cast, copy=True)
+        cast = part if _is_added_in_place(part, dtype, y) else memory.copy(part, dtype)
         strides = [np.int64(s // dtype.itemsize) for s in cast.strides]
         return cast, strides[-2], strides[-1], strides[0] if cast.ndim > 2 else np.int64(0)
 
     def vector(part: Array | None) -> Array | None:
-        return None if part is None else xp.asarray(as_dtype(part, FLOAT32), order="C")
+        return part if part is None or _is_vector(part) else memory.copy(part, FLOAT32)
 
     bias = vector(epilogue.bias)
     by_row = epilogue.bias_axis == 0
@@ -151,3 +175,25 @@ def epilogue_arguments(xp: Any, epilogue: Epilogue, dtype: DType, y: Array) -> t
         bias if by_row else None, None if by_row else bias,
         vector(epilogue.row_scale), vector(epilogue.col_scale),
     )  # fmt: skip
+
+
+def epilogue_bytes(epilogue: Epilogue, dtype: DType, y: Array) -> list[int]:
+    """Return the bytes of each copy that `epilogue_arguments` makes."""
+    whole = (epilogue.c if epilogue.beta != 0 else None, epilogue.residual)
+    vectors = (epilogue.bias, epilogue.row_scale, epilogue.col_scale)
+    return [
+        *(
+            p.size * dtype.itemsize
+            for p in whole
+            if p is not None and not _is_added_in_place(p, dtype, y)
+        ),
+        *(4 * p.size for p in vectors if p is not None and not _is_vector(p)),
+    ]
+
+
+def _is_added_in_place(part: Array, dtype: DType, y: Array) -> bool:
+    return bool(dtype_of(part) == dtype and (not overlap(part, y) or _is_same(part, y)))
+
+
+def _is_vector(part: Array) -> bool:
+    return bool(dtype_of(part) == FLOAT32 and part.flags.c_contiguous)

@@ -7,7 +7,7 @@ it knows what it costs: threads, shared memory, and the instructions a stage tak
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
 STEP_SLOTS: Final = 64
@@ -246,13 +246,22 @@ class KernelConfig:
         return text
 
 
-MOST_FEW: Final = 16
-"""Columns of X that `FewConfig` is chosen for: with 32, gathering X takes longer on an H200 than
-blocks of 32 columns take for everything. It runs up to 64."""
+MOST_FEW: Final = 64
+"""Columns of X that `FewConfig` runs."""
 
+MOST_ELEMENTS: Final = 7
+"""Columns of a column-major X that are read an element at a time; with 8 it is transposed first,
+which takes less on an H200."""
+
+MOST_STAGED: Final = 16384
+"""Elements of a vector that blocks of ``sm80_tvw_vector`` keep in shared memory, three at a time on
+the smallest chips; longer ones go through ``sm80_tvw_few``."""
 
 FEW_PIECE_STEPS: Final = 64
 """Of a piece of a tile at least: a block reads so many in the time that joining pieces takes."""
+
+FEW_ROWS: Final = (16, 32)
+"""Rows of a block for few columns: X is read once for so many."""
 
 FEW_WARPS: Final = 8
 """Warps of a block of ``sm80_tvw_few``, which take turns at the steps of its rows."""
@@ -266,8 +275,9 @@ class FewConfig(KernelConfig):
     block's rows. Other rules hold than those of a ring of stages.
     """
 
-    vector: bool = False
-    """Whether X has one column, which takes less code than eight that may lie anywhere."""
+    copied: bool = False
+    """Whether rows of X are copied straight to shared memory, and must be whole chunks; else they
+    go through registers, and X may have any strides."""
 
     @property
     def warps(self) -> int:
@@ -276,9 +286,18 @@ class FewConfig(KernelConfig):
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: a step's rows of X for each warp, then their sums."""
-        buffers = 2 if self.block_n <= 16 else 1
+        """Dynamic shared memory of a block: steps' rows of X for each warp, then their sums."""
+        buffers = self.stages if self.copied else 2
         return FEW_WARPS * max(buffers * self.x_stage_bytes, 4 * self.block_rows * self.block_n)
+
+    def takes(self, cols: int, n: int) -> bool:
+        """Return whether it multiplies by X of shape (cols, n)."""
+        return n <= self.block_n
+
+    def with_room(self) -> FewConfig:
+        """Return the variant that has the registers for an epilogue and for pieces."""
+        crowded = self.block_rows * self.block_n >= 1024 and (self.fused or self.pieces)
+        return replace(self, min_blocks=1) if crowded else self
 
     def refusal(self) -> str:
         """Return which rule of the kernel this config breaks, or an empty string."""
@@ -286,25 +305,54 @@ class FewConfig(KernelConfig):
             return "few columns are multiplied in 16 bits"
         if self.block_n not in (8, 16, 32, 64) or self.warp_n != self.block_n:
             return f"block_n is {self.block_n}; few columns are 8, 16, 32 or 64"
-        if self.vector and self.block_n != 8:
-            return f"block_n is {self.block_n}; a vector is multiplied as 8 columns"
-        if self.block_rows not in (16, 32) or self.warp_rows != self.block_rows:
+        if self.block_rows not in FEW_ROWS or self.warp_rows != self.block_rows:
             return f"block_rows is {self.block_rows}; few columns are multiplied by 16 or 32 rows"
-        most = 16 if self.sparse else 8
-        if self.block_rows == 32 and self.block_n > most:
-            return f"block_n is {self.block_n}; 32 rows leave registers for {most} columns"
+        if self.copied != (self.block_n > 8):
+            return f"block_n is {self.block_n}; registers hold 8 columns of X, more are copied"
         if self.stages not in (2, 4):
             return f"stages is {self.stages}; 2 or 4 steps are under way"
         return ""
 
 
-def few_config(element: Element, sparse: bool, n: int, block_rows: int = 16) -> FewConfig:
-    """Return the config for `n` columns."""
+@dataclass(frozen=True)
+class VectorConfig(FewConfig):
+    """The constants of ``sm80_tvw_vector``, for one column of X: all of it in shared memory."""
+
+    staged: int = 0
+    """Elements of X that shared memory has room for."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block: X, and for each warp what its steps take of it."""
+        return 2 * self.staged + FEW_WARPS * self.stages * 2 * self.step_slots
+
+    def takes(self, cols: int, n: int) -> bool:
+        """Return whether it multiplies by X of shape (cols, n)."""
+        return n == 1 and cols <= self.staged
+
+    def refusal(self) -> str:
+        """Return which rule of the kernel this config breaks, or an empty string."""
+        if self.block_n != 8 or self.copied:
+            return f"block_n is {self.block_n}; a vector is multiplied as 8 columns"
+        if not 0 < self.staged <= MOST_STAGED or self.staged % 8:
+            return f"staged is {self.staged}; it is a multiple of 8, at most {MOST_STAGED}"
+        return super().refusal()
+
+
+def few_config(
+    element: Element, sparse: bool, n: int, cols: int, block_rows: int = 16
+) -> FewConfig:
+    """Return the config for X of shape (cols, n)."""
     width = next(w for w in (8, 16, 32, 64) if n <= w)
-    # As many as registers hold: the values of 16 rows x 4 steps, or 32 rows x 2, and X's.
-    stages = 4 if block_rows == 16 and sparse and width <= 16 else 2
-    return FewConfig(
-        kernel="sm80_tvw_few", element=element, sparse=sparse,
-        block_rows=block_rows, block_n=width, warp_rows=block_rows, warp_n=width,
-        stages=stages, min_blocks=2 if width <= 16 else 1, output=element, vector=n == 1,
-    )  # fmt: skip
+    # As many as registers hold: the values of 16 rows x 4 steps, or 32 rows x 2, and X's. With
+    # more columns two are as fast as four.
+    stages = 4 if block_rows == 16 and sparse and width == 8 else 2
+    common: dict[str, Any] = {
+        "element": element, "sparse": sparse, "block_rows": block_rows, "block_n": width,
+        "warp_rows": block_rows, "warp_n": width, "stages": stages,
+        "min_blocks": 2 if width * block_rows <= 1024 else 1, "output": element,
+    }  # fmt: skip
+    if n == 1 and cols <= MOST_STAGED:
+        staged = max(2048, 1 << (cols - 1).bit_length())
+        return VectorConfig(kernel="sm80_tvw_vector", staged=staged, **common)
+    return FewConfig(kernel="sm80_tvw_few", copied=width > 8, **common)

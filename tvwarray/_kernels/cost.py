@@ -26,12 +26,15 @@ from tvwarray._kernels.balance import WORTH, lengths, most_steps, unevenness
 from tvwarray._kernels.config import (
     BRICK_ROWS,
     FEW_PIECE_STEPS,
+    FEW_WARPS,
+    FewConfig,
     KernelConfig,
+    VectorConfig,
     brick_meta_bytes,
     brick_value_bytes,
     step_slots,
 )
-from tvwarray._kernels.devices import Device, generation
+from tvwarray._kernels.devices import RESERVED_SHARED, Device, generation
 from tvwarray._kernels.elements import Form, form_of
 
 HostArray = np.ndarray[Any, Any]
@@ -78,6 +81,9 @@ PERSISTENT_PIECES: Final = 1.08
 All three on an H200, 4096x4096: 1 to 8 % faster at 95 %, 3 % slower to 3 % faster at 75 %; in
 pieces 10 % slower to 1 % faster."""
 LAUNCH_SECONDS: Final = 3e-6
+START_CLOCKS: Final = 3500.0
+"""What blocks take before their first product, where no others hide it: trips to memory for work,
+columns and X, one after the other (H200, 4096x4096 and 768x3072 at 95 %, n = 16 to 64)."""
 JOIN_SECONDS: Final = 6e-6
 """What tiles in pieces take more: clearing the counters, and sums that go through memory (H200,
 4096x4096 at 75 %, n = 16 to 512: 6 to 12 us)."""
@@ -85,14 +91,32 @@ JOIN_SECONDS: Final = 6e-6
 SECTOR_BYTES: Final = 32
 """What memory writes of a single element."""
 
-FEW_SECONDS: Final = 2e-6
-"""What ``sm80_tvw_few`` takes beside its steps: trips to memory, and adding up (H200)."""
-FEW_WAVE_SECONDS: Final = 1.2e-6
-"""Of it, what every round of blocks takes again."""
-FEW_STEP_CLOCKS: Final = 98.0
-"""What a step of a block takes that the bytes of others do not hide (H200, 1.3 to 75 MB)."""
-FEW_X_CLOCKS: Final = (45.0, 110.0)
-"""What it takes more with several columns: X by 16 bytes; by elements, or two times 16 bytes."""
+
+class FewRates(NamedTuple):
+    """What a kernel for few columns takes, in seconds and shares; fitted to an H200.
+
+    ``sm80_tvw_few``: 38 times of 0.3 to 38 MB, n = 8 to 64, blocks of 16 and 32 rows, within 8 %.
+    ``sm80_tvw_vector``: 12 times, within 6 %.
+    """
+
+    start: float
+    """Beside the launch: trips to memory one after the other."""
+    round: float
+    """Of every round of blocks."""
+    finish: float
+    """Of it, adding up and storing 1024 elements of a block."""
+    turn: float
+    """Of it, each time that all warps of a block have had a step."""
+    elements: float
+    """The same, more, where eight columns of X are read one by one."""
+    memory: float
+    """Times that the bytes take at the rate of the memory."""
+    gather: float
+    """Times that a block's rows of X take at the rate of L2."""
+
+
+FEW_RATES: Final = FewRates(1.1e-6, 0.8e-6, 0.8e-6, 0.29e-6, 0.4e-6, 1.14, 0.55)
+VECTOR_RATES: Final = FewRates(2.4e-6, 0.0, 0.39e-6, 0.05e-6, 0.0, 1.31, 0.0)
 
 DENSE_SHARE: Final = 0.84
 """Of its peak, what cuBLAS sustains on whole waves (H200, random data)."""
@@ -190,27 +214,31 @@ def predict(config: KernelConfig, problem: Problem, device: Device) -> Predictio
     return Prediction(sum(parts.values()), parts, limit)
 
 
-def predict_few(config: KernelConfig, problem: Problem, device: Device) -> Prediction:
-    """Return the modelled time of a problem by ``sm80_tvw_few``.
-
-    Blocks that run at once share the memory's rate, beside what each step takes by itself.
-    """
+def predict_few(config: FewConfig, problem: Problem, device: Device) -> Prediction:
+    """Return the modelled time of a problem by ``sm80_tvw_few`` or ``sm80_tvw_vector``."""
+    rates = VECTOR_RATES if isinstance(config, VectorConfig) else FEW_RATES
     whole = -(-problem.bricks // (config.block_rows // BRICK_ROWS))
-    count = int(whole.sum())
-    resident = min(config.min_blocks, max(1, ceil(count / device.multiprocessors)))
+    count = max(1, int(whole.sum()))
+    room = device.shared_per_multiprocessor // (config.shared_bytes + RESERVED_SHARED)
+    resident = min(config.min_blocks, max(1, room), ceil(count / device.multiprocessors))
     rounds = ceil(count / (resident * device.multiprocessors))
-    step_bytes = config.a_stage_bytes * resident
-    clocks = FEW_STEP_CLOCKS
-    if problem.n > 1:
-        clocks += FEW_X_CLOCKS[problem.n != config.block_n or problem.n > 8]
-    step = clocks / device.clock + step_bytes * device.multiprocessors / device.dram_rate
-    mean = float((whole * problem.steps).sum()) / max(1, count)
+    mean = float((whole * problem.steps).sum()) / count
     longest = float(np.max(problem.steps, initial=0))
-    steps = max(rounds * mean, min(longest, 2.0 * FEW_PIECE_STEPS)) * step
-    memory = min(problem.nbytes / device.dram_rate, steps)
-    rest = FEW_SECONDS + rounds * FEW_WAVE_SECONDS
-    parts = {"launch": LAUNCH_SECONDS, "memory": memory, "blocks": steps - memory + rest}
-    return Prediction(sum(parts.values()), parts, "memory" if memory > steps / 2 else "latency")
+    turns = rounds * max(mean, min(longest, 2.0 * FEW_PIECE_STEPS) / rounds) / FEW_WARPS
+    by_element = not config.copied and problem.n % config.block_n != 0
+    l2_rate = RATES[generation(device.architecture)].l2_bytes * device.clock
+    blocks = (
+        rounds * rates.round
+        + rounds * rates.finish * config.block_rows * config.block_n / 1024
+        + turns * (rates.turn + by_element * rates.elements * config.block_n / 8)
+        + rates.gather * rounds * resident * mean * config.x_stage_bytes / l2_rate
+    )
+    parts = {
+        "launch": LAUNCH_SECONDS + (copy_seconds(problem, device) if config.copied else 0.0),
+        "memory": rates.memory * problem.nbytes / device.dram_rate,
+        "blocks": blocks + rates.start,
+    }
+    return Prediction(sum(parts.values()), parts, "memory" if parts["memory"] > blocks else "L2")
 
 
 def predict_dense(shape: tuple[int, int], n: int, itemsize: int, device: Device) -> float:
@@ -285,9 +313,10 @@ def _blocks(config: KernelConfig, problem: Problem, device: Device) -> tuple[flo
         beside -= PERSISTENT_CLOCKS * max(0.0, 1.0 - at_once / count)
     steps = problem.steps / pieces
     mean = float((blocks * steps).sum()) / count * max(busy, latency / resident)
-    longest = float(np.max(steps)) * max(busy, latency) + BLOCK_CLOCKS
+    start = START_CLOCKS if busiest <= resident else 0.0
+    longest = float(np.max(steps)) * max(busy, latency) + BLOCK_CLOCKS + start
     uneven = unevenness(lengths(whole, problem.steps, limit_steps), at_once)
-    together = busiest * (mean * uneven + beside / resident)
+    together = busiest * (mean * uneven + beside / resident) + start
     if config.persistent and limit_steps:
         together *= PERSISTENT_PIECES
     if longest > together:

@@ -8,7 +8,7 @@ it needs none: what differs from block to block is a multiple of its number.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +16,20 @@ from tvwarray._kernels.config import BRICK_ROWS, FEW_PIECE_STEPS, FewConfig
 from tvwarray._kernels.tiles import Tiles
 
 HostArray = np.ndarray[Any, Any]
+
+
+class Sized(Protocol):
+    """Tiles by their sizes: `Tiles`, or the problem that they are."""
+
+    @property
+    def bricks(self) -> HostArray:
+        """int64 (tiles,): 16-row bricks of each tile in height."""
+        ...
+
+    @property
+    def steps(self) -> HostArray:
+        """int64 (tiles,): steps of each tile."""
+        ...
 
 
 class Alike(NamedTuple):
@@ -30,7 +44,7 @@ class Alike(NamedTuple):
     rows: int
 
 
-def most_steps(tiles: Tiles, config: FewConfig, multiprocessors: int) -> int:
+def most_steps(tiles: Sized, config: FewConfig, multiprocessors: int) -> int:
     """Return of how many steps a block may be at most, or 0 if no tile is to be cut."""
     cuts = -(-tiles.bricks // (config.block_rows // BRICK_ROWS))
     total = int((cuts * tiles.steps).sum())

@@ -281,20 +281,36 @@ def choose_config(
     return ranked
 
 
+def problem_for(storage: TVWStorage, n: int) -> Problem | None:
+    """Return the problem of a matrix that is not packed, and may lie anywhere.
+
+    None where tensor cores have no products of its type.
+    """
+    form = form_of(storage.dtype)
+    if form is None:
+        return None
+    sparse = form.keeps_pattern(storage.vector is not None)
+    tiles = Tiles.of_storage(storage, step_slots(form.element))
+    return Problem(
+        storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form,
+        keeps_every_column(storage, tiles), neighbours(index_lists(storage, tiles)[1]),
+    )  # fmt: skip
+
+
 def choose_for(
     storage: TVWStorage, n: int, device: Device, *, column_major: bool = False,
     columns_out: bool = False,
 ) -> Choice:  # fmt: skip
     """Rank the kernels for a matrix that is not packed, and may lie anywhere."""
-    form = form_of(storage.dtype)
-    if form is None:
-        return Choice(())
-    sparse = form.keeps_pattern(storage.vector is not None)
-    tiles = Tiles.of_storage(storage, step_slots(form.element))
-    problem = Problem(
-        storage.dtype, sparse, storage.shape, tiles.bricks, tiles.steps, n, form,
-        keeps_every_column(storage, tiles), neighbours(index_lists(storage, tiles)[1]),
-    )  # fmt: skip
+    problem = problem_for(storage, n)
+    orders = {"column_major": column_major, "columns_out": columns_out}
+    return ranked(problem, device, **orders) if problem else Choice(())
+
+
+def ranked(
+    problem: Problem, device: Device, *, column_major: bool = False, columns_out: bool = False
+) -> Choice:
+    """Rank the kernels for a problem, as `choose_config` does for a packed matrix."""
     choice = measured(choose(problem, device), problem, device)
     return _in_order(choice, problem, device, column_major, columns_out)
 
@@ -305,7 +321,9 @@ def _in_order(
     """Return the ranking for operands that are not in rows."""
     (rows, cols), dtype = problem.shape, problem.dtype
     if column_major:
-        choice = choice.behind_transpose(predict_transpose(cols, problem.n, dtype.itemsize, device))
+        choice = choice.behind_transpose(
+            predict_transpose(cols, problem.n, dtype.itemsize, device), problem.n
+        )
     if columns_out:
         size = product_dtype(dtype, dtype).itemsize
         transpose = predict_transpose(rows, problem.n, size, device)

@@ -17,13 +17,22 @@ from tvwarray._kernels.arguments import (
     OUTPUTS,
     batch_stride,
     epilogue_arguments,
+    epilogue_bytes,
     fused_or_finished,
+    is_fused,
+    is_read_in_place,
+    operand_bytes,
     operand_of,
     pitch_of,
 )
-from tvwarray._kernels.balance import most_steps
 from tvwarray._kernels.compile import compile_kernel
-from tvwarray._kernels.config import ELEMENT_BYTES, FewConfig, KernelConfig
+from tvwarray._kernels.config import (
+    ELEMENT_BYTES,
+    MOST_ELEMENTS,
+    FewConfig,
+    KernelConfig,
+    VectorConfig,
+)
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.config8 import ByteConfig
@@ -32,12 +41,11 @@ from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, choose_config
 from tvwarray._kernels.pack import PackedMatrix
-from tvwarray._kernels.repeat import Launch, overlap, place_of, scratch
+from tvwarray._kernels.repeat import Launch, overlap, place_of
 from tvwarray._kernels.select import AnyConfig
 from tvwarray._kernels.transpose import is_column_major
+from tvwarray._kernels.workspace import Memory, check_allocates_nothing, pieces_of
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of
-
-_SUMS: Final = {"float32": np.float32, "int32": np.int32, "float64": np.float64}
 
 _compiled: Final = cache(compile_kernel)
 
@@ -49,6 +57,7 @@ def multiply(
     out: Array | None = None,
     config: AnyConfig | None = None,
     epilogue: Epilogue = IDENTITY,
+    workspace: Array | None = None,
 ) -> Array:
     """Return `epilogue` of ``A @ x``, by one launch.
 
@@ -69,25 +78,32 @@ def multiply(
         from the epilogue; ``sm90_tvw_gemm`` takes one X and stores A's dtype alone.
     epilogue : Epilogue
         Checked. Fused unless it is of float64 or integers, or has a function for an activation.
+    workspace : uint8 array, shape (bytes,), optional
+        Where copies and sums of pieces go, instead of memory that is kept with the matrix or new.
 
     Raises
     ------
     BackendError
-        If no kernel runs the product, or it does not compile.
+        If no kernel runs the product, it does not compile, or it allocates beside the workspace.
+    ValueError
+        If the workspace is too small or not aligned.
     """
     with launcher.using(x):
-        key = None
+        memory, key = Memory(launcher, packed, x, workspace), None
         apart = out is None or not overlap(x, out)
         if config is None and epilogue is IDENTITY and x.ndim == 2 and apart:
             key = (launcher.stream(x), *place_of(launcher, x), *place_of(launcher, out))
-            if (prepared := packed.memo.get(key)) is not None:
+            prepared = packed.memo.get(key)
+            if prepared is not None and (workspace is None or not prepared.uses_scratch):
                 return prepared.start(x, out)
         dtype = product_dtype(packed.dtype, dtype_of(x))
+        if workspace is not None:
+            check_allocates_nothing(is_fused(epilogue, dtype))
 
         def run(into: Array | None, fused: Epilogue) -> Array:
             # What is finished afterwards is not the launch that `key` names.
             return _run(
-                launcher, packed, x, into, config, fused, key if fused is epilogue else None
+                launcher, packed, x, into, config, fused, memory, key if fused is epilogue else None
             )
 
         return fused_or_finished(run, epilogue, dtype, out)
@@ -100,6 +116,7 @@ def _run(
     out: Array | None,
     config: AnyConfig | None,
     epilogue: Epilogue,
+    memory: Memory,
     key: Hashable | None = None,
 ) -> Array:
     """Run the product by one launch, and remember it by `key` if it may be started again as it is.
@@ -117,15 +134,20 @@ def _run(
     device = launcher.device(x)
     config = config or _best(packed, x, out, device, epilogue, dtype)
     if isinstance(config, FewConfig):
-        return _run_few(launcher, packed, x, out, config, epilogue, key)
+        return _run_few(launcher, packed, x, out, config, epilogue, memory, key)
     by_columns = _stores_columns(config, out)
     in_place = (by_columns or pitch_of(out) >= n) and not overlap(x, out)
     by_columns = by_columns and in_place
-    y = out if in_place else xp.empty(shape, dtype=dtype, device=device_of(x))
-    operand = operand_of(launcher, packed.form, x)
     batch = 1 if x.ndim == 2 else int(x.shape[0])
     n_blocks = -(-n // config.block_n)
     columns = n_blocks * batch
+    pieces = pieces_of(packed.tiles, config, columns, device.multiprocessors)
+    memory.need(
+        0 if in_place else out.nbytes, *operand_bytes(launcher, packed.form, x), *pieces.nbytes,
+        *epilogue_bytes(epilogue, dtype, out),
+    )  # fmt: skip
+    y = out if in_place else memory.empty(shape, dtype)
+    operand = operand_of(packed.form, x, memory)
     strip_bytes = _strip_bytes(config, cols)
     strip = min(columns, max(1, device.l2_bytes // 3 // strip_bytes))
     if isinstance(config, HopperConfig):
@@ -154,11 +176,11 @@ def _run(
         passed = (
             read, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
             slabs.slabs, packed.cols, packed.rows, work, following, int(work.shape[0]), n, n_blocks,
-            strip, *epilogue_arguments(xp, epilogue, dtype, y),
+            strip, *epilogue_arguments(epilogue, dtype, y, memory),
         )  # fmt: skip
         kernel = _compiled(config, device.architecture)
         grid = at_once * config.cluster
-        launch = Launch(kernel, grid, passed)
+        launch = Launch(kernel, grid, passed, memory.borrowed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
     if isinstance(config, ByteConfig):
         config = config.storing(OUTPUTS[dtype])
@@ -171,28 +193,22 @@ def _run(
             operand.array, operand.pitch, np.int64(operand.batch),
             Result(y), pitch_of(y), np.int64(batch_stride(y)),
             slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, columns,
-            strip, *epilogue_arguments(xp, epilogue, dtype, y),
+            strip, *epilogue_arguments(epilogue, dtype, y, memory),
         )  # fmt: skip
         kernel = _compiled(config, device.architecture)
-        launch = Launch(kernel, min(items, device.multiprocessors), passed)
+        launch = Launch(kernel, min(items, device.multiprocessors), passed, memory.borrowed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
-    tiles = packed.tiles
-    limit = most_steps(tiles.bricks, tiles.steps, columns, config, device.multiprocessors)
-    work = packed.work_list(config.block_rows, limit)
-    config = replace(_variant(config, dtype, epilogue, limit > 0), column_major=by_columns)
-    entries, pieces = int(work.shape[0]), tiles.pieces(config.block_rows, limit)
-    partials = arrived = None
-    if pieces:
-        sums = pieces * columns * config.block_rows * config.block_n
-        partials = scratch(launcher, packed, x, _SUMS[config.sum_element], sums)
-        arrived = scratch(launcher, packed, x, np.uint32, pieces * columns)
+    work = packed.work_list(config.block_rows, pieces.limit)
+    config = replace(_variant(config, dtype, epilogue, pieces.limit > 0), column_major=by_columns)
+    entries = int(work.shape[0])
+    partials, arrived = memory.joined(pieces)
     kernel = _compiled(config, device.architecture)
     at_once = items = entries * columns
     following = None
     if config.persistent:
         held = kernel.resident_blocks(device.shared_per_multiprocessor)
         at_once = min(items, held * device.multiprocessors)
-        following = packed.following(config.block_rows, limit, columns, strip, at_once)
+        following = packed.following(config.block_rows, pieces.limit, columns, strip, at_once)
     lines = array_namespace(y).swapaxes(y, -1, -2) if by_columns else y
     args = (
         operand.array, operand.pitch, np.int64(operand.part), np.int64(operand.batch),
@@ -200,9 +216,9 @@ def _run(
         packed.values, np.int64(packed.values.nbytes // config.parts), packed.meta,
         packed.cols, packed.rows, work, following, entries, n, n_blocks, columns, strip,
         partials, arrived,
-        *epilogue_arguments(xp, epilogue, dtype, y),
+        *epilogue_arguments(epilogue, dtype, y, memory),
     )  # fmt: skip
-    launch = Launch(kernel, at_once, args)
+    launch = Launch(kernel, at_once, args, memory.borrowed)
     return launch.first(launcher, packed, operand.array, y, x, out, key)
 
 
@@ -213,33 +229,41 @@ def _run_few(
     out: Array,
     config: FewConfig,
     epilogue: Epilogue,
+    memory: Memory,
     key: Hashable | None,
 ) -> Array:
-    """Run ``sm80_tvw_few``: X and the result where they lie, whatever their strides."""
-    if x.shape[1] > config.block_n or (config.vector and x.shape[1] != 1):
-        most = 1 if config.vector else config.block_n
-        raise BackendError(f"{config} cannot run this: X has {x.shape[1]} columns, not {most}.")
-    xp, n, dtype = array_namespace(packed.values), int(x.shape[1]), dtype_of(out)
-    device, tiles, height = launcher.device(x), packed.tiles, config.block_rows
-    given = x
-    if overlap(x, out):
-        x = xp.asarray(x, copy=True)
-    limit = few.most_steps(tiles, config, device.multiprocessors)
-    work, pieces = packed.work_list(height, limit), tiles.pieces(height, limit)
-    partials = arrived = None
-    if pieces:
-        sums = pieces * height * config.block_n
-        partials = scratch(launcher, packed, x, np.float32, sums)
-        arrived = scratch(launcher, packed, x, np.uint32, pieces)
-    variant = _variant(config, dtype, epilogue, pieces > 0)
-    steps = epilogue_arguments(xp, epilogue, dtype, out)
-    flat = (*steps[:5], *steps[6:9], *steps[10:])  # no strides of batches
-    args = (
-        x, *_strides(x), Result(out), *_strides(out),
-        packed.values, packed.meta, packed.cols, packed.rows, work,
-        *few.alike(tiles, height, limit), n, partials, arrived, *flat,
+    """Run a kernel for few columns: the result where it lies, and X, unless it must be copied."""
+    (cols, n), vector = x.shape, isinstance(config, VectorConfig)
+    if not config.takes(int(cols), int(n)):
+        raise BackendError(f"{config} cannot run this: X is {tuple(x.shape)}.")
+    dtype, given, device, height = dtype_of(out), x, launcher.device(x), config.block_rows
+    pieces = pieces_of(packed.tiles, config, 1, device.multiprocessors)
+    chunks = config.copied or (is_column_major(x) and x.shape[1] > MOST_ELEMENTS)
+    copied = chunks and not is_read_in_place(launcher, packed.form, x)
+    over = overlap(x, out) and not copied
+    memory.need(
+        *(operand_bytes(launcher, packed.form, x) if copied else [x.nbytes] if over else []),
+        *pieces.nbytes, *epilogue_bytes(epilogue, dtype, out),
     )  # fmt: skip
-    launch = Launch(_compiled(variant, device.architecture), int(work.shape[0]), args)
+    if copied:
+        x = operand_of(packed.form, x, memory).array
+    elif over:
+        x = memory.copy(x)
+    work = packed.work_list(height, pieces.limit)
+    partials, arrived = memory.joined(pieces)
+    variant = _few_variant(config, dtype, epilogue, pieces.counters > 0)
+    steps = epilogue_arguments(epilogue, dtype, out, memory)
+    flat = (*steps[:5], *steps[6:9], *steps[10:])  # no strides of batches
+    columns = 1 if vector else 2  # how many strides a matrix has
+    args = (
+        x, int(cols), *_strides(x)[:columns], Result(out), *_strides(out)[:columns],
+        packed.values, packed.meta, packed.cols, packed.rows, work,
+        *few.alike(packed.tiles, height, pieces.limit), *(() if vector else (int(n),)),
+        partials, arrived, *flat,
+    )  # fmt: skip
+    launch = Launch(
+        _compiled(variant, device.architecture), int(work.shape[0]), args, memory.borrowed
+    )
     return launch.first(launcher, packed, x, out, given, out, key)
 
 
@@ -274,6 +298,12 @@ def _variant(config: KernelConfig, dtype: DType, epilogue: Epilogue, pieces: boo
         activation=epilogue.activation_name or "none",
         pieces=pieces,
     )
+
+
+def _few_variant(config: FewConfig, dtype: DType, epilogue: Epilogue, pieces: bool) -> FewConfig:
+    variant = _variant(config, dtype, epilogue, pieces)
+    assert isinstance(variant, FewConfig)
+    return variant.with_room()
 
 
 def _fits(

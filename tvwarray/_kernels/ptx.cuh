@@ -45,6 +45,12 @@ __device__ inline int block_index() {
     return index;
 }
 
+// The same, of whichever number of groups.
+template <int most>
+__device__ inline void wait_for_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(most) : "memory");
+}
+
 __device__ inline void wait_for_all_copies() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
@@ -75,6 +81,11 @@ __device__ inline Half load_half(const Half* from) {
     return value;
 }
 
+// Bring a line of 128 bytes into L2, without waiting for it.
+__device__ inline void prefetch(const void* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 __device__ inline Chunk load_constant_chunk(const void* from) {
     Chunk c;
     asm volatile("ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -102,6 +113,16 @@ __device__ inline Word load_shared(Word from) {
     Word value;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
     return value;
+}
+
+__device__ inline Half load_shared_half(Word from) {
+    Half value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(from) : "memory");
+    return value;
+}
+
+__device__ inline void store_shared_half(Word to, Half value) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"(value) : "memory");
 }
 
 struct WordPair {
@@ -146,6 +167,10 @@ __device__ inline Chunk load_global_chunk(const void* from) {
                  : "l"(from)
                  : "memory");
     return c;
+}
+
+__device__ inline void store_global_pair(void* to, Word low, Word high) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(low), "r"(high) : "memory");
 }
 
 __device__ inline void store_global_chunk(void* to, const Chunk& c) {

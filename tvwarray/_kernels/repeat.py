@@ -48,6 +48,8 @@ class Launch:
     kernel: CompiledKernel
     grid: int
     args: tuple[Any, ...]
+    borrowed: bool = False
+    """Whether memory beside the operands is the caller's workspace."""
 
     def first(
         self, launcher: Launcher, packed: Packed, read: Array, written: Array,
@@ -55,11 +57,14 @@ class Launch:
     ) -> Array:  # fmt: skip
         """Start it, deliver the result, and keep it if nothing was copied on the way."""
         launcher.launch(self.kernel, self.grid, self.args, x)
-        if capturing(x):  # a graph reads and writes copies of operands whenever it is replayed
+        scratch = any(isinstance(a, Scratch) for a in self.args)
+        if (
+            capturing(x) and not self.borrowed
+        ):  # a graph reads and writes copies of operands whenever it is replayed
             packed.memo.setdefault("captured", []).append((self.args, written))
         if written is not out:
             copy_to(launcher, written, out)
-        elif read is x and key is not None:
+        elif read is x and key is not None and not (scratch and self.borrowed):
             if sum(isinstance(kept, Repeated) for kept in packed.memo.values()) >= MOST_LAUNCHES:
                 forget_launches(packed)
             read_at, written_at = self._places(x, out)
@@ -69,8 +74,9 @@ class Launch:
             args[read_at] = read_arg._replace(array=None) if isinstance(read_arg, Boxed) else None
             args[written_at] = Result(None)
             start = launcher.bound(self.kernel, self.grid, args, x)
-            empty = partial(type(out), out.shape, out.dtype)  # half of what empty() takes
-            packed.memo[key] = Repeated(start, empty, read_at, written_at)
+            kind: Any = type(out)
+            empty = partial(kind, out.shape, out.dtype)  # half of what empty() takes
+            packed.memo[key] = Repeated(start, empty, read_at, written_at, scratch)
         return out
 
     def _places(self, x: Array, out: Array) -> tuple[int, int]:
@@ -94,6 +100,9 @@ class Repeated(NamedTuple):
     read: int
     """Which argument is X."""
     written: int
+    """And which the result."""
+    uses_scratch: bool
+    """Whether it writes to memory that is kept with the matrix."""
 
     def start(self, x: Array, out: Array | None) -> Array:
         """Run the product of `x`, on the current device."""

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple, TypeAlias, TypeGuard
 from tvwarray._dtypes import DType, Precision
 from tvwarray._kernels.config import (
     ELEMENT_BYTES,
+    FEW_ROWS,
+    MOST_ELEMENTS,
     MOST_FEW,
     SIXTEEN_BIT,
     Element,
@@ -128,14 +130,15 @@ class Choice:
         best = self.candidates[0] if self.candidates else None
         return best.config if best and not best.refusal else None
 
-    def behind_transpose(self, seconds: float) -> Choice:
-        """Return the ranking where X is column-major, and is transposed first in `seconds`.
+    def behind_transpose(self, seconds: float, n: int) -> Choice:
+        """Return the ranking where X has `n` columns, each contiguous: transposed in `seconds`.
 
-        Kernels for few columns read X in any order.
+        Kernels for few columns read up to `MOST_ELEMENTS` in any order.
         """
 
         def later(candidate: Candidate) -> Candidate:
-            if candidate.prediction is None or isinstance(candidate.config, FewConfig):
+            reads = isinstance(candidate.config, FewConfig) and n <= MOST_ELEMENTS
+            if candidate.prediction is None or reads:
                 return candidate
             slower = candidate.measured and candidate.measured + seconds
             predicted = candidate.prediction.behind("transpose", seconds)
@@ -248,7 +251,8 @@ def choose(problem: Problem, device: Device) -> Choice:
     )
     shipped += byte_configs(*what)
     if problem.n <= MOST_FEW and problem.form.element in SIXTEEN_BIT and problem.form.parts == 1:
-        few = (few_config(problem.form.element, problem.sparse, problem.n, r) for r in (16, 32))
+        element, cols = problem.form.element, problem.shape[1]
+        few = (few_config(element, problem.sparse, problem.n, cols, rows) for rows in FEW_ROWS)
         shipped += [c for c in few if not c.refusal()]
     candidates = [_better(c, problem, device) for c, refusal in made if not refusal]
     candidates += [judged(config, problem, device) for config in shipped]

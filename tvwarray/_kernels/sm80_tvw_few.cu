@@ -14,64 +14,42 @@
 // and at the end all threads add the warps' sums up, in their order, finish them and store. That is
 // three trips to memory one after the other (the block's entry of the work list; its columns and values;
 // its rows of X), and one barrier. The first is saved where all tiles are alike: their blocks are known
-// by arithmetic.
+// by arithmetic. The last is shortened: all blocks together ask for all of X before they know which
+// of its rows they want, so that these come from L2.
 //
 // What is under way in a warp, with `ahead` = 4 steps, while step 0 is multiplied:
 //
 //   values, rows of X    steps 0 1 2 3    (0, 1, 2 ... are the warp's own steps)
 //   columns                      4 5 6 7
 //
-// Tiles so long that too few blocks would read are cut into pieces; the one that comes last adds the
-// others' sums up, first to last whoever it is. X and Y may have any strides.
-#include "types.cuh"
-#include "config.cuh"
-#include "ptx.cuh"
-#include "products.cuh"
-#include "layout.cuh"
+// Up to 8 columns of X go through registers and may have any strides; more are copied straight to
+// shared memory, and are rows of whole 16-byte chunks. Tiles so long that too few blocks would read
+// are cut into pieces.
+#include "few.cuh"
 #include "epilogue.cuh"
 
-constexpr int few_warps = 8;
-constexpr int few_threads = 32 * few_warps;
-constexpr int ahead = config::stages;  // steps of a warp whose values are under way
-constexpr int x_ahead = config::block_n == 8 ? ahead : 1;  // and whose rows of X are
-constexpr int bricks = block_bricks;
+constexpr bool copied = config::copied;  // X goes to shared memory without passing through registers
 constexpr int n_fragments = config::block_n / 8;
-constexpr int slots_of_lane = step_slots / 32;
 constexpr int lane_chunks = slots_of_lane * x_chunks;  // of a step's rows of X
-constexpr int buffers = config::block_n <= 16 ? 2 : 1;
+constexpr int buffers = copied ? ahead : 2;
 constexpr int outputs = config::block_rows * config::block_n;
-constexpr int together = 8;  // sums of pieces that are under way
+constexpr int sums_bytes = outputs * sizeof(float);
+constexpr int warp_bytes = buffers * x_bytes > sums_bytes ? buffers * x_bytes : sums_bytes;
 
-static_assert(ahead % buffers == 0, "steps alternate between buffers");
-static_assert(element_bytes == 2 && config::parts == 1, "16-bit values");
-
-// Blocks that arithmetic knows: those of tiles of equal height and length, one after another both in
-// the work list and in the packed matrix.
-struct Alike {
-    int first, count;   // of the work list
-    int bricks, steps;  // of a tile
-    int brick, slots, rows;  // where the first tile's begin
-};
-
-__device__ inline Block block_of(const int* list, const Alike& alike, int index) {
-    const int place = index - alike.first;
-    if (place < 0 || place >= alike.count) return load_block(list, index);
-    const int cuts = ceil_div(alike.bricks, bricks);
-    const int tile = place / cuts;
-    const int above = (place - tile * cuts) * bricks;
-    return {alike.brick + tile * alike.bricks * alike.steps + above,
-            alike.bricks,
-            min(bricks, alike.bricks - above),
-            alike.steps,
-            alike.slots + tile * alike.steps * step_slots,
-            alike.rows + (tile * alike.bricks + above) * brick_rows,
-            0,
-            1,
-            0};
+// Store four sums side by side.
+__device__ inline void store_run(Output* to, const float (&sum)[4]) {
+    if constexpr (output_bytes == 2)
+        store_global_pair(to, round_pair(sum[0], sum[1]), round_pair(sum[2], sum[3]));
+    else
+        store_global_chunk(to, chunk_of(sum));
 }
 
+static_assert(ahead % buffers == 0, "steps alternate between buffers");
+static_assert(config::block_rows <= 32, "a lane knows one row");
+
 extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm80_tvw_few(
-    const Half* __restrict__ x,       // (cols, n), any strides, in elements
+    const Half* __restrict__ x,       // (cols, n), any strides, in elements; if copied, whole chunks
+    int x_rows,                       // cols
     long long x_row,                  //
     long long x_column,               //
     Output* y,                        // (rows, n), any strides, in elements
@@ -109,62 +87,43 @@ extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm
     const int thread = threadIdx.x;
     const int lane = thread % 32;
     const int warp = thread / 32;
+    const Word own = memory + warp * warp_bytes;
     const Alike alike = {alike_first, alike_count, alike_bricks, alike_steps,
                          alike_brick, alike_slots, alike_rows};
     const Block block = block_of(list, alike, blockIdx.x);
 
-    // ---- Memory to registers -------------------------------------------------------------------
+    // ---- Memory to registers, or to shared memory ----------------------------------------------
 
-    // The columns of slots `lane` and `lane` + 32 of a step.
-    int columns[x_ahead][slots_of_lane];
-    const auto load_columns = [&](int step, int place) {
-#pragma unroll
-        for (int s = 0; s < slots_of_lane; ++s)
-            columns[place][s] =
-                step < block.steps
-                    ? load_int(cols + (block.slots + step * step_slots + s * 32 + lane))
-                    : -1;
-    };
-
-    FragmentA a[ahead][bricks][k_steps][k_fragments] = {};
-    Word metadata[ahead][bricks];
-    const auto load_values = [&](int step, int place) {
-#pragma unroll
-        for (int m = 0; m < bricks; ++m) {
-            // Bricks beyond the tile's height stay zeros, with metadata that is valid.
-            metadata[place][m] = 0x44444444;
-            if (step >= block.steps || m >= block.bricks) continue;
-            const long long brick = block.brick + static_cast<long long>(step) * block.stride + m;
-            const char* const from = values + brick * brick_value_bytes + lane * chunk_bytes;
-#pragma unroll
-            for (int f = 0; f < brick_fragments; ++f) {
-                const Chunk got = load_constant_chunk(from + f * fragment_bytes);
-                a[place][m][f / k_fragments][f % k_fragments] = {got.word[0], got.word[1],
-                                                                 got.word[2], got.word[3]};
-            }
-            if constexpr (config::sparse)
-                metadata[place][m] =
-                    load_int(reinterpret_cast<const int*>(meta + brick * brick_meta_bytes) + lane);
-        }
-    };
+    Steps steps(values, meta, cols, block, lane);
 
     // A lane's chunks of a step's rows of X: 16 bytes each, neighbours in a row, then the next row.
-    Chunk of_x[x_ahead][lane_chunks];
+    const auto slot_of = [&](int i) { return i * (32 / x_chunks) + lane / x_chunks; };
+    const auto column_of = [&](int place, int i) {
+        const int of_warp = steps.columns[place][i / x_chunks];
+        return x_chunks == 1 ? of_warp : from_lane(of_warp, slot_of(i) % 32);
+    };
+    const auto chunk_at = [&](int buffer, int i) {
+        return own + buffer * x_bytes + slot_of(i) * x_row_bytes +
+               swizzle(slot_of(i), lane % x_chunks, x_chunks) * chunk_bytes;
+    };
+    const int n0 = lane % x_chunks * chunk_elements;
+
+    Chunk of_x[ahead][lane_chunks];
     const bool whole = x_column == 1 && n % chunk_elements == 0 && x_row % chunk_elements == 0 &&
                        reinterpret_cast<unsigned long long>(x) % chunk_bytes == 0;
     const auto load_x = [&](int place) {
 #pragma unroll
         for (int i = 0; i < lane_chunks; ++i) {
-            const int slot = i * (32 / x_chunks) + lane / x_chunks;
-            const int own = columns[place][i / x_chunks];
-            const int column = x_chunks == 1 ? own : from_lane(own, slot % 32);
-            const int n0 = lane % x_chunks * chunk_elements;
+            const int column = column_of(place, i);
             const Half* from = x + column * x_row + n0 * x_column;
+            const bool wanted = column >= 0 && n0 < n;
+            if constexpr (copied) {
+                copy_async(chunk_at(place, i), from, wanted);
+                continue;
+            }
             Chunk got = {};
-            if (column >= 0 && n0 < n) {
-                if (config::vector) {
-                    got.word[0] = load_half(from);
-                } else if (whole) {
+            if (wanted) {
+                if (whole) {
                     got = load_constant_chunk(from);
                 } else {
 #pragma unroll
@@ -182,14 +141,12 @@ extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm
 
     FragmentC sums[bricks][n_fragments] = {};
     const auto multiply = [&](int place, int buffer) {
-        const Word own = memory + (buffer * few_warps + warp) * x_bytes;
-        if (buffers == 1) warp_barrier();  // the step before has been read
+        if constexpr (copied) {
+            wait_for_groups<ahead - 1>();
+        } else {
 #pragma unroll
-        for (int i = 0; i < lane_chunks; ++i) {
-            const int slot = i * (32 / x_chunks) + lane / x_chunks;
-            store_shared_chunk(
-                own + slot * x_row_bytes + swizzle(slot, lane % x_chunks, x_chunks) * chunk_bytes,
-                of_x[place % x_ahead][i]);
+            for (int i = 0; i < lane_chunks; ++i)
+                store_shared_chunk(chunk_at(buffer, i), of_x[place][i]);
         }
         warp_barrier();
 #pragma unroll
@@ -197,55 +154,55 @@ extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm
             const int row = k * k_slots + lane;
 #pragma unroll
             for (int j = 0; j < n_fragments; ++j) {
-                const Chunk got = load_matrices_transposed(
-                    own + row * x_row_bytes + swizzle(row, j, x_chunks) * chunk_bytes);
+                const Chunk got =
+                    load_matrices_transposed(own + buffer * x_bytes + row * x_row_bytes +
+                                             swizzle(row, j, x_chunks) * chunk_bytes);
                 const FragmentB b = {got.word[0], got.word[1], got.word[2], got.word[3]};
 #pragma unroll
-                for (int m = 0; m < bricks; ++m) {
-                    const FragmentA(&of)[k_fragments] = a[place][m][k];
-                    if constexpr (config::sparse) {
-                        if (k == 0) multiply_sparse<0>(sums[m][j], of[0], b, metadata[place][m]);
-                        if (k == 1) multiply_sparse<1>(sums[m][j], of[0], b, metadata[place][m]);
-                    } else {
-                        multiply_dense<0>(sums[m][j], of[0], b);
-                        multiply_dense<1>(sums[m][j], of[k_fragments - 1], b);
-                    }
-                }
+                for (int m = 0; m < bricks; ++m) steps.multiply(sums[m][j], place, m, k, b);
             }
         }
     };
 
+    // The columns first, which the rows of X wait for; then what waits for nothing.
 #pragma unroll
-    for (int i = 0; i < x_ahead; ++i) load_columns(warp + i * few_warps, i);
-    // Which row this thread stores first: known long before it is needed.
-    const auto row_of = [&](int output) {
-        const int row = output / (brick_rows * config::block_n) * brick_rows + output / 8 % brick_rows;
-        return row < block.bricks * brick_rows ? load_int(rows + block.rows + row) : -1;
-    };
-    const int first_row = thread < outputs ? row_of(thread) : -1;
+    for (int i = 0; i < ahead; ++i) steps.load_columns(warp + i * few_warps, i);
+    if (x_column == 1 && x_row == n) {
+        const int lines = (x_rows * n * static_cast<int>(sizeof(Half)) + 127) / 128;
+        for (int i = thread * gridDim.x + blockIdx.x; i < lines; i += few_threads * gridDim.x)
+            prefetch(reinterpret_cast<const char*>(x) + i * 128);
+    }
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) steps.load_values(warp + i * few_warps, i);
+    // Which rows are stored, one a lane: known long before they are needed.
+    const int row_of_lane =
+        lane < block.bricks * brick_rows ? load_int(rows + block.rows + lane) : -1;
 
-    // The first round multiplies nothing and loads the first steps: the code of both is there once,
-    // because instructions come from memory too.
+    const auto next_x = [&](int step, int place) {
+        if (!copied || step < block.steps) load_x(place);
+        if (copied) commit_copies();  // an empty group too: counting groups is counting steps
+        steps.load_columns(step + ahead * few_warps, place);
+    };
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) next_x(warp + i * few_warps, i);
+
 #pragma unroll 1
-    for (int step = warp - ahead * few_warps; step < block.steps; step += ahead * few_warps) {
+    for (int step = warp; step < block.steps; step += ahead * few_warps) {
 #pragma unroll
         for (int i = 0; i < ahead; ++i) {
             const int mine = step + i * few_warps;
             if (mine >= block.steps) break;
-            if (mine >= 0) multiply(i, i % buffers);
-            load_values(mine + ahead * few_warps, i);
-            if (mine + x_ahead * few_warps >= 0) {
-                load_x(i % x_ahead);
-                load_columns(mine + 2 * x_ahead * few_warps, i % x_ahead);
-            }
+            multiply(i, i % buffers);
+            if (copied) warp_barrier();  // all have read what is written next
+            steps.load_values(mine + ahead * few_warps, i);
+            next_x(mine + ahead * few_warps, i);
         }
     }
 
     // ---- The sums of all warps -----------------------------------------------------------------
 
     // In shared memory as fragments, 16 rows x 8 columns each: output (m, j, row, column), of all warps.
-    block_barrier();  // X has been read
-    const Word own = memory + warp * outputs * sizeof(float);
+    warp_barrier();  // X has been read
 #pragma unroll
     for (int m = 0; m < bricks; ++m)
 #pragma unroll
@@ -262,53 +219,49 @@ extern "C" __global__ void __launch_bounds__(few_threads, config::min_blocks) sm
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < few_warps; ++w)
-            sum += __uint_as_float(load_shared(memory + (w * outputs + output) * sizeof(float)));
+            sum += __uint_as_float(load_shared(memory + w * warp_bytes + output * sizeof(float)));
         return sum;
     };
 
-    // ---- Pieces: the one that comes last adds up ------------------------------------------------
-
-    float* const of_tile = partials + static_cast<long long>(block.first_piece) * outputs;
     const bool joined = config::pieces && block.pieces > 1;
-    if (joined) {
-        for (int i = thread; i < outputs; i += few_threads)
-            of_tile[block.piece * outputs + i] = sum_of_warps(i);
-        memory_fence();
-        block_barrier();
-        if (thread == 0)
-            store_shared(memory, count_and_wrap(arrived + block.first_piece, block.pieces - 1));
-        block_barrier();
-        if (static_cast<int>(load_shared(memory)) != block.pieces - 1) return;
-        memory_fence();
-    }
-    const auto sum_of_pieces = [&](int output) {
-        float sum = 0;
-#pragma unroll 1
-        for (int piece = 0; piece < block.pieces; piece += together) {
-            float part[together];
-#pragma unroll
-            for (int i = 0; i < together; ++i)
-                part[i] = piece + i < block.pieces
-                              ? load_written(of_tile + (piece + i) * outputs + output)
-                              : 0.0f;
-#pragma unroll
-            for (int i = 0; i < together; ++i) sum += part[i];
-        }
-        return sum;
-    };
+    const Pieces pieces = {partials + static_cast<long long>(block.first_piece) * outputs,
+                           arrived + block.first_piece};
+    // `memory` holds a sum of warp 0, which nobody reads any more.
+    if (joined && !leave_piece(pieces, block, outputs, memory, sum_of_warps)) return;
 
     const Epilogue by = {
         alpha,     beta,        {c, c_row, c_column}, {residual, residual_row, residual_column},
         row_bias,  column_bias, row_scale,            column_scale,
     };
+    // Four columns of a row a thread.
+    constexpr int run = 4;
+    const bool aligned = y_column == 1 && n % run == 0 && y_row % run == 0 &&
+                         reinterpret_cast<unsigned long long>(y) % (run * sizeof(Output)) == 0;
 #pragma unroll 1
-    for (int i = thread; i < outputs; i += few_threads) {
-        const int row = i == thread ? first_row : row_of(i);
+    for (int i = thread * run; i < outputs; i += few_threads * run) {
+        const int place = i / (brick_rows * config::block_n) * brick_rows + i / 8 % brick_rows;
+        const int row = from_lane(row_of_lane, place);
         const int column = i / 128 % n_fragments * 8 + i % 8;
         if (row < 0 || column >= n) continue;
-        float sum[1] = {joined ? sum_of_pieces(i) : sum_of_warps(i)};
-        if constexpr (config::fused) finish(sum, by, row, column, 1);
-        const Word bits = output_bytes == 2 ? round_pair(sum[0], sum[0]) : bits_of(sum[0]);
-        y[row * y_row + column * y_column] = static_cast<Output>(bits);
+        float sum[run] = {};
+        if (joined) {
+#pragma unroll
+            for (int e = 0; e < run; ++e) sum[e] = sum_of_pieces(pieces, block, outputs, i + e);
+        } else {
+#pragma unroll
+            for (int w = 0; w < few_warps; ++w)
+                add_sums(load_shared_chunk(memory + w * warp_bytes + i * sizeof(float)), sum);
+        }
+        if constexpr (config::fused) finish(sum, by, row, column, min(run, n - column));
+        Output* const to = y + row * y_row + column * y_column;
+        if (aligned) {
+            store_run(to, sum);
+        } else {
+#pragma unroll
+            for (int e = 0; e < run; ++e) {
+                const Word bits = output_bytes == 2 ? round_pair(sum[e], sum[e]) : bits_of(sum[e]);
+                if (column + e < n) to[e * y_column] = static_cast<Output>(bits);
+            }
+        }
     }
 }

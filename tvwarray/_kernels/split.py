@@ -60,14 +60,20 @@ def parts_of(launcher: Launcher, x: Array, parts: int) -> Array:
     uint16 array, shape (parts, rows, width) or (parts, batch, rows, width)
         `width` is n, rounded up to a multiple of 8; zeros behind the first n.
     """
-    xp, (rows, n) = array_namespace(x), x.shape[-2:]
-    row_chunks = -(-int(n) // CHUNK_ELEMENTS)
-    shape = (parts, *x.shape[:-1], row_chunks * CHUNK_ELEMENTS)
-    found = xp.empty(shape, dtype=xp.uint16, device=device_of(x))
+    xp, width = array_namespace(x), -(-int(x.shape[-1]) // CHUNK_ELEMENTS) * CHUNK_ELEMENTS
+    found = xp.empty((parts, *x.shape[:-1], width), dtype=xp.uint16, device=device_of(x))
+    split_to(launcher, x, found)
+    return found
+
+
+def split_to(launcher: Launcher, x: Array, found: Array) -> None:
+    """Write the parts of `x` to `found`, contiguous, as `parts_of` returns them."""
+    rows, n = x.shape[-2:]
+    row_chunks = int(found.shape[-1]) // CHUNK_ELEMENTS
     chunks = int(np.prod(x.shape[:-1])) * row_chunks
     if not chunks:
-        return found
-    config = SplitConfig(parts)
+        return
+    config = SplitConfig(int(found.shape[0]))
     strides = [np.int64(s // x.dtype.itemsize) for s in x.strides]
     args = (
         x, *strides[-2:], strides[0] if x.ndim > 2 else np.int64(0), Result(found),
@@ -75,4 +81,3 @@ def parts_of(launcher: Launcher, x: Array, parts: int) -> Array:
     )  # fmt: skip
     kernel = _compiled(config, launcher.device(x).architecture)
     launcher.launch(kernel, -(-chunks // config.threads), args, x)
-    return found

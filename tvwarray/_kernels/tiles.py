@@ -105,13 +105,21 @@ class Tiles:
         # Ties stay in order, so that blocks of a tile, which share its rows of X, are neighbours.
         return blocks[np.argsort(-blocks[:, 3], kind="stable")]
 
-    def pieces(self, block_rows: int, most_steps: int) -> int:
-        """Return how many blocks of the work list are pieces of longer ones."""
-        if not most_steps:
-            return 0
-        cuts = -(-self.bricks // (block_rows // BRICK_ROWS))
-        pieces = np.clip(-(-self.steps // most_steps), 1, MOST_PIECES)
-        return int((cuts * pieces)[pieces > 1].sum())
+
+def piece_count(bricks: HostArray, steps: HostArray, block_rows: int, most_steps: int) -> int:
+    """Return how many blocks of `Tiles.blocks` are pieces of longer ones.
+
+    Parameters
+    ----------
+    bricks, steps : int array, shape (tiles,)
+    block_rows, most_steps : int
+        As `Tiles.blocks` takes them.
+    """
+    if not most_steps:
+        return 0
+    cuts = -(-bricks // (block_rows // BRICK_ROWS))
+    pieces = np.clip(-(-steps // most_steps), 1, MOST_PIECES)
+    return int((cuts * pieces)[pieces > 1].sum())
 
 
 def neighbours(rows: HostArray) -> float:

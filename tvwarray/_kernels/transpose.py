@@ -80,8 +80,13 @@ def rows_of(launcher: Launcher, x: Array, width: int) -> Array:
     """
     xp = array_namespace(x)
     copy = xp.empty((*x.shape[:-1], width), dtype=x.dtype, device=device_of(x))
-    _launch(launcher, xp.swapaxes(x, -1, -2), copy)
+    turned_to(launcher, x, copy)
     return copy
+
+
+def turned_to(launcher: Launcher, x: Array, rows: Array) -> None:
+    """Write a column-major `x` (..., cols, n) to `rows` (..., cols, width), of `x`'s dtype."""
+    _launch(launcher, array_namespace(x).swapaxes(x, -1, -2), rows)
 
 
 def copy_to(launcher: Launcher, x: Array, out: Array) -> None:
