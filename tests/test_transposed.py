@@ -30,6 +30,7 @@ from kernel_problems import (
     storage_of,
 )
 from mutants import WrongResultError
+from native_paths import on
 from test_kernels_types import E4M3, E5M2, FLOAT32, FLOAT64, INT8, error_bound
 
 import tvwarray
@@ -132,6 +133,14 @@ def test_values_that_were_zero_find_a_place() -> None:
     np.testing.assert_array_equal(dense(second), dense(storage).T)
     assert np.diff(second.col_indptr).sum() > np.diff(first.col_indptr).sum()
     assert pattern.fill(replace(storage, data=few)).meta is second.meta
+
+
+def test_the_layout_is_the_same_without_the_extension() -> None:
+    storage, _ = ragged()
+    with on("numpy"):
+        numpy = TransposedPattern((2, 4), 64).fill(storage)
+    for name, x in TransposedPattern((2, 4), 64).fill(storage).arrays.items():
+        np.testing.assert_array_equal(x, getattr(numpy, name))
 
 
 def test_special_values_are_moved_as_they_are() -> None:
