@@ -84,7 +84,7 @@ def run(product: Product, config: KernelConfig, order: Any, **to: Any) -> Any:
     launcher = Counted("90", order, multiprocessors=1)
     got = multiply(launcher, pack(product.storage), product.x, config=config, **to)
     report, grid = launcher.reports[-1], launcher.grids[-1]  # float32 is split by a kernel before
-    kernel = launcher.kernels[0].config
+    kernel = launcher.kernels[-1].config
     items = -(-product.x.shape[1] // config.block_n) * 4
     assert kernel.persistent
     assert grid < items
