@@ -10,8 +10,9 @@ int8, uint8        the same                              int32
 =================  ====================================  ==========
 
 ``A.T @ Y`` runs on an order of its own, and a CSR remainder is added before a result is rounded.
-Only stored nonzeros are multiplied, so NaN and infinity of X spread exactly as with CSR. Which
-kernel runs depends on the number of right-hand sides alone; see ``docs/cpu.md``.
+NaN and infinity of X spread exactly as with CSR. Which kernel runs depends on the types, on the
+number of right-hand sides and on whether X is finite; bfloat16 by AMX takes subnormals as zero.
+See ``docs/cpu.md``.
 """
 
 from __future__ import annotations

@@ -5,10 +5,7 @@
 #include <atomic>
 #include <vector>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
-
+#include "pieces.hpp"
 #include "threads.hpp"
 
 namespace tvw {
@@ -27,76 +24,18 @@ constexpr int64_t kWorthAThreadNs = 150'000;
 
 constexpr int64_t kSharedTurnBytes = int64_t(8) << 20;
 
-// Sums that wait to be stored in another order take at most so much: results of larger matrices go out
-// one by one.
-constexpr int64_t kUnorderedBytes = int64_t(64) << 20;
-
 // This thread's memory, kept from product to product: fresh pages cost more than the packing.
 thread_local Memory packed_x, block_work, slot_sums, unordered_sums;
 
-// The size of a cache, or what is usual where the system does not say.
-long cache_bytes([[maybe_unused]] int level) {
-    const long usual = level == 1 ? 32 << 10 : 512 << 10;
-    long bytes = 0;
-#if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
-    bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
-#endif
-    return bytes >= usual / 2 && bytes <= usual * 32 ? bytes : usual;
-}
-
 // A panel takes two thirds of the L1 cache.
 int panel_columns(const Isa& isa) {
-    const long columns = cache_bytes(1) * 2 / 3 / (kBlockVectors * isa.vector_bytes);
-    return int(std::clamp(columns / 8 * 8, 16L, long(kMaxPanelColumns)));
-}
-
-int64_t l2_bytes() {
-    static const int64_t bytes = cache_bytes(2);
-    return bytes;
+    const int64_t columns = l1_bytes() * 2 / 3 / (kBlockVectors * isa.vector_bytes);
+    return int(std::clamp(columns / 8 * 8, int64_t(16), int64_t(kMaxPanelColumns)));
 }
 
 // The sums of tiles that go together take a quarter of the L2 cache.
 int rows_together(const Isa& isa) {
     return int(std::clamp(l2_bytes() / 4 / (kBlockVectors * isa.vector_bytes), int64_t(kMaxTileRows), int64_t(4096)));
-}
-
-// Runs of consecutive tiles with at most `rows` rows together: where each begins, and the end.
-std::vector<int32_t> runs_of(const std::vector<Tile>& tiles, int rows) {
-    std::vector<int32_t> begins;
-    int32_t held = rows;
-    for (int32_t t = 0; t < int32_t(tiles.size()); t++) {
-        held += tiles[size_t(t)].rows;
-        if (held <= rows) continue;
-        begins.push_back(t);
-        held = tiles[size_t(t)].rows;
-    }
-    begins.push_back(int32_t(tiles.size()));
-    return begins;
-}
-
-// Widths of blocks that cover n right-hand sides: full ones, then halves of what is left.
-std::vector<Block> blocks_of(int32_t n, int lanes) {
-    std::vector<Block> blocks;
-    for (int32_t first = 0; first < n;) {
-        const int vectors = (n - first + lanes - 1) / lanes;
-        const int wide = vectors >= 7 ? 8 : vectors >= 4 ? 4 : vectors >= 2 ? 2 : 1;
-        const int32_t count = std::min(n - first, wide * lanes);
-        blocks.push_back(Block{nullptr, 0, wide, first, count});
-        first += count;
-    }
-    return blocks;
-}
-
-// Passes that cover n right-hand sides; the last is rounded up to a width there is a kernel for.
-std::vector<Pass> passes_of(int32_t n, int widest) {
-    std::vector<Pass> passes;
-    for (int32_t first = 0; first < n; first += passes.back().count) {
-        const int32_t count = std::min(n - first, widest);
-        int32_t width = 1;
-        while (width < count) width *= 2;
-        passes.push_back(Pass{first, count, width});
-    }
-    return passes;
 }
 
 // The gathered groups of every pass of one product, for the slot list last seen by this thread.
@@ -131,9 +70,16 @@ const LanePack& Matrix::lanes() {
     return *lanes_;
 }
 
+const DotPack& Matrix::dots() {
+    std::lock_guard<std::mutex> lock(packing());
+    if (!dots_) dots_ = std::make_unique<DotPack>(stored_);
+    return *dots_;
+}
+
 size_t Matrix::packed_bytes() const {
     std::lock_guard<std::mutex> lock(packing());
     size_t bytes = lanes_ ? lanes_->stream.size() + lanes_->slots.size() * sizeof(int32_t) : 0;
+    if (dots_) bytes += dots_->bytes();
     for (const auto& pack : panels_) bytes += pack ? pack->bytes() : 0;
     return bytes;
 }
@@ -147,6 +93,7 @@ int Matrix::threads_for(int64_t products, int64_t bytes) const {
 
 void Matrix::multiply(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue, bool transposed) {
     if (n == 0 || (transposed ? stored_.columns : stored_.rows) == 0) return;
+    if (!transposed && by_dots(n, x.type) && multiply_dots(x, n, out, epilogue)) return;
     if (!transposed && few(n) && multiply_lanes(x, n, out, epilogue)) return;
     if (transposed && few(n) && n <= kFewBack && multiply_back(x, n, out, epilogue)) return;
     multiply_panels(panels(transposed), x, n, out, epilogue);
@@ -217,11 +164,11 @@ void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n,
     const int64_t block_bytes = int64_t(pack.inputs) * kBlockVectors * isa_.vector_bytes;
     const bool readable = x.column == sum_bytes_ && x.type == accumulator(stored_.type);
 
-    std::vector<Block> all = blocks_of(n, lanes);
+    std::vector<Block> all = blocks_of(n, lanes, kBlockVectors);
     // Long runs of tiles, but enough of them for all threads.
     const int64_t fair = threads == 1 ? pack.outputs : int64_t(pack.outputs) * int64_t(all.size()) / (4 * threads);
     const int together = int(std::clamp(fair, int64_t(kMaxTileRows), int64_t(rows_together(isa_))));
-    const std::vector<int32_t> runs = runs_of(pack.tiles, together);
+    const std::vector<int32_t> runs = runs_of(pack.tiles, together, [](const Tile& t) { return t.rows; });
     // X is packed and used in turns: alone, of what stays in the L2 cache in between; with others, of
     // more, since every turn ends with waiting for the slowest.
     const int64_t turn_bytes = threads == 1 ? l2_bytes() / 2 : kSharedTurnBytes;

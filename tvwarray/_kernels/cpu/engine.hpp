@@ -28,13 +28,18 @@ class Matrix {
   private:
     const PanelPack& panels(bool transposed);
     const LanePack& lanes();
+    const DotPack& dots();
     bool few(int32_t n) const;
     // Threads for so many multiply-adds and so much of A to be read.
     int threads_for(int64_t products, int64_t bytes) const;
 
+    // Whether dot products sum `n` right-hand sides of this type sooner.
+    bool by_dots(int32_t n, Type x) const;
+
     // False where X is not finite: stored zeros would make NaN of its infinities.
     bool multiply_lanes(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);
     bool multiply_back(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);
+    bool multiply_dots(const Strided& x, int32_t n, const Strided& out, const Epilogue& epilogue);
     void multiply_panels(const PanelPack& pack, const Strided& x, int32_t n, const Strided& out,
                          const Epilogue& epilogue);
 
@@ -44,6 +49,7 @@ class Matrix {
     const int sum_bytes_;  // size of the accumulation type
     std::unique_ptr<PanelPack> panels_[2];  // of A and of its transpose
     std::unique_ptr<LanePack> lanes_;
+    std::unique_ptr<DotPack> dots_;
 };
 
 }  // namespace tvw

@@ -11,8 +11,8 @@ namespace tvw {
 namespace {
 
 template <class T, class S> constexpr Kernels kernels_of() {
-    return {pack_block<T>,   run_block<T, S>, store_rows<Sum<T, S>>, pack_pass<T>, gather<T>,
-            run_pass<T, S>, run_back<T, S>,  finish_back<T, S>};
+    return {pack_block<T>, run_block<T, S>, store_sums<Sum<T, S>>, store_rows<Sum<T, S>>, pack_pass<T>, gather<T>,
+            run_pass<T, S>, run_back<T, S>, finish_back<T, S>};
 }
 
 constexpr Kernels kernels[] = {
@@ -35,6 +35,6 @@ constexpr int kMaxRhs = !kFastSelect ? 0 : kWidth == 64 ? 8 : 4;
 }  // namespace
 
 extern const Isa TVW_JOIN(isa_, TVW_ISA);
-const Isa TVW_JOIN(isa_, TVW_ISA) = {TVW_TEXT(TVW_ISA), kWidth, kMaxRhs, kernels};
+const Isa TVW_JOIN(isa_, TVW_ISA) = {TVW_TEXT(TVW_ISA), kWidth, kMaxRhs, kernels, nullptr};
 
 }  // namespace tvw

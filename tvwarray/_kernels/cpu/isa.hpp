@@ -23,6 +23,9 @@ struct Kernels {
     // Where `all_sums` is not null, results stay there, each row's in its place among all rows.
     void (*run_block)(const PanelView& a, const Tile* tiles, int count, const Block& block,
                       const Strided& out, const Epilogue& epilogue, char* work, char* all_sums);
+    // Sums of these rows, one behind the other, -> out.
+    void (*store_sums)(const char* sums, const int32_t* rows, int count, const Block& block, const Strided& out,
+                       const Epilogue& epilogue);
     // Those of rows first .. first + count, at most kStoredRows, -> out, whose rows are contiguous.
     void (*store_rows)(const char* all_sums, int first, int count, const Block& block, const Strided& out,
                        const Epilogue& epilogue);
@@ -41,11 +44,32 @@ struct Kernels {
                         const Epilogue& epilogue);
 };
 
+// The kernels that sum products of neighbouring slots in one instruction (dots.hpp), for one stored type,
+// which X has too.
+constexpr int kStepBytes = 64;  // of a row's slots
+constexpr int kDotRows = 16;    // of a strip
+constexpr int kDotVectors = 4;  // of right-hand sides in a full block
+struct DotKernels {
+    // X -> packed rows, block.stride bytes each; false if not all finite.
+    bool (*pack_block)(const Strided& x, int k0, int k1, const Block& block, char* packed);
+    // So many steps of the stream of a 2:4 matrix, with the zeros written out.
+    void (*expand)(const char* stream, int64_t steps, char* dense);
+    // Consecutive tiles, written out, against one block: sums (rows, vectors * 16), one behind the other.
+    // `work` is this thread's scratch, kDotWorkBytes long.
+    void (*run)(const DotView& a, const Tile* tiles, int count, const Block& x, const char* dense, char* work,
+                char* sums);
+    int rate;     // multiply-adds in the time of one of the other kernels, roughly
+    int32_t few;  // right-hand sides from which on it is faster than the lane kernel; measured
+};
+
+constexpr size_t kDotWorkBytes = size_t(8 + 1) * kDotVectors * kDotRows * kStepBytes;
+
 struct Isa {
     const char* name;
     int vector_bytes;
     int max_pass;            // widest pass of the lane kernel; 0 where it cannot select fast
     const Kernels* kernels;  // by stored type, in the order of Type
+    const DotKernels* dots;  // likewise, empty for types that have none; or null
 };
 
 // Scratch for tiles of together `rows` rows: an X panel and its row of zeros, the sums, a spare row.

@@ -84,6 +84,16 @@ struct LaneView {
     Rest rest;
 };
 
+// Dots, for many right-hand sides of 8- and 16-bit types: strips of 16 rows, steps of 64 bytes of slots.
+struct DotView {
+    const int32_t* slots;   // X row of each slot, -1 for padding
+    const int32_t* rows;    // row of A, ascending in a tile
+    const char* stream;     // strip by strip, step by step: a bit a slot, then the values; or every slot
+    const int32_t* starts;  // what a row's sum starts from where X is held as unsigned bytes, each 128 too large
+    bool grouped;
+    Rest rest;
+};
+
 // ---- operands of one call
 
 // A matrix of right-hand sides or results: element (i, j) is at data + i * row + j * column, in bytes.

@@ -84,4 +84,28 @@ Outline::Outline(const Stored& s) {
     }
 }
 
+bool Outline::scattered() const {
+    size_t broken = 0;
+    for (size_t i = 1; i < rows.size(); i++) broken += rows[i] != rows[i - 1] + 1;
+    return 4 * broken > rows.size();
+}
+
+void SlotLists::place(int32_t t, Tile& tile) {
+    tile.first_slot = int32_t(slots_.size());
+    tile.slot_list = lists_;
+    if (t >= s_.tiles) return;
+    const int32_t* list = s_.col_indices + s_.col_indptr[t];
+    const int32_t n = s_.col_indptr[t + 1] - s_.col_indptr[t];
+    const bool again = t > 0 && n == s_.col_indptr[t] - s_.col_indptr[t - 1] && std::equal(list, list + n, list - n);
+    tile.slots = (n + unit_ - 1) / unit_ * unit_;
+    if (again) {
+        tile.first_slot = last_first_;
+        return;
+    }
+    last_first_ = tile.first_slot;
+    tile.slot_list = ++lists_;
+    slots_.insert(slots_.end(), list, list + n);
+    slots_.resize(size_t(tile.first_slot + tile.slots), -1);
+}
+
 }  // namespace tvw

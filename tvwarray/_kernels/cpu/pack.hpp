@@ -36,6 +36,24 @@ struct Outline {
     std::vector<int64_t> data, meta;  // where each stored tile begins
 
     explicit Outline(const Stored& s);
+
+    // Whether most rows are not followed by the next: tiles hold rows of a like, not neighbours.
+    bool scattered() const;
+};
+
+// The slots of one tile after the other, -1 up to a multiple of `unit`; a list equal to the last is kept once.
+class SlotLists {
+  public:
+    SlotLists(const Stored& s, int unit, std::vector<int32_t>& slots) : s_(s), unit_(unit), slots_(slots) {}
+
+    // Fills in what `tile`, the t-th, has of slots; those without columns come last and have none.
+    void place(int32_t t, Tile& tile);
+
+  private:
+    const Stored& s_;
+    const int unit_;
+    std::vector<int32_t>& slots_;
+    int32_t lists_ = 0, last_first_ = 0;
 };
 
 // The panels of A, or of its transpose: these are cut into tiles of 128 columns of A, and a panel is
@@ -73,6 +91,24 @@ struct LanePack {
 
     LanePack(const Stored& s, const Isa& isa);
     LaneView view() const;
+};
+
+// For dot products; see the picture in dots.hpp.
+struct DotPack {
+    std::vector<Tile> tiles;
+    std::vector<int32_t> rows, slots, starts;
+    Memory stream;
+    int size = 1;          // bytes of a value
+    int64_t products = 0;  // multiply-adds for one right-hand side, zeros and all
+    bool grouped, scattered;
+    Rest rest;
+
+    explicit DotPack(const Stored& s);
+    static int64_t strips(const Tile& tile) { return (tile.rows + kDotRows - 1) / kDotRows; }
+    // Of a tile with its zeros written out.
+    int64_t dense_bytes(const Tile& tile) const { return strips(tile) * kDotRows * tile.slots * size; }
+    size_t bytes() const;
+    DotView view() const;
 };
 
 }  // namespace tvw

@@ -16,11 +16,6 @@ struct Strip {
     int where() const { return grouped ? 2 * lanes * lane : 0; }
     int group() const { return (grouped ? 4 : 8) * vector(); }
     int64_t block() const { return where() + int64_t(block_groups()) * group(); }
-
-    int32_t padded(int32_t slots) const {
-        const int32_t unit = 4 * block_groups();
-        return (slots + unit - 1) / unit * unit;
-    }
 };
 
 // Writes one row of a tile into its lane of its strip.
@@ -68,13 +63,6 @@ class RowWriter {
     char* to_;
 };
 
-bool same_slots(const Stored& s, int32_t a, int32_t b) {
-    const int32_t n = s.col_indptr[a + 1] - s.col_indptr[a];
-    return n == s.col_indptr[b + 1] - s.col_indptr[b] &&
-           !std::memcmp(s.col_indices + s.col_indptr[a], s.col_indices + s.col_indptr[b],
-                        size_t(n) * sizeof(int32_t));
-}
-
 }  // namespace
 
 LanePack::LanePack(const Stored& s, const Isa& isa) : grouped(s.grouped()), rest(s.rest) {
@@ -85,21 +73,11 @@ LanePack::LanePack(const Stored& s, const Isa& isa) : grouped(s.grouped()), rest
     const Strip strip{isa.vector_bytes / lane, size_of(s.type), lane, grouped};
 
     int64_t bytes = 0;
-    int32_t lists = 0;
+    SlotLists lists(s, 4 * strip.block_groups(), slots);
     for (int32_t t = 0; t < int32_t(tiles.size()); t++) {
         Tile& tile = tiles[size_t(t)];
-        tile.first_slot = int32_t(slots.size());
+        lists.place(t, tile);
         tile.stream = bytes;
-        tile.slot_list = lists;
-        if (t >= s.tiles) continue;  // rows in no tile
-        const int32_t first = s.col_indptr[t], n = s.col_indptr[t + 1] - first;
-        if (t > 0 && same_slots(s, t - 1, t)) tile.first_slot = tiles[size_t(t - 1)].first_slot;
-        else {
-            tile.slot_list = ++lists;
-            slots.insert(slots.end(), s.col_indices + first, s.col_indices + first + n);
-            slots.resize(size_t(tile.first_slot + strip.padded(n)), -1);
-        }
-        tile.slots = strip.padded(n);
         longest = tile.slots > longest ? tile.slots : longest;
         tile.strip_bytes = tile.slots / 4 / strip.block_groups() * strip.block();
         bytes += (tile.rows + 2 * strip.lanes - 1) / (2 * strip.lanes) * tile.strip_bytes;

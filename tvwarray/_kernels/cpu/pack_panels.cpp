@@ -24,19 +24,14 @@ void each_nonzero(const typename V::type* data, const uint16_t* meta, int32_t sl
     }
 }
 
-// Whether most rows are not followed by the next: tiles hold rows of a like, not neighbours.
-bool are_scattered(const std::vector<int32_t>& rows) {
-    size_t broken = 0;
-    for (size_t i = 1; i < rows.size(); i++) broken += rows[i] != rows[i - 1] + 1;
-    return 4 * broken > rows.size();
-}
-
 class Builder {
   public:
     Builder(PanelPack& pack, const Stored& s, int width) : pack_(pack), s_(s), outline_(s), width_(width) {
         pack_.tiles = outline_.tiles;
         pack_.rows = outline_.rows;
     }
+
+    bool scattered() const { return outline_.scattered(); }
 
     template <class V> void build(int vector_bytes) {
         PanelWriter<typename V::type> writer(pack_, vector_bytes);
@@ -116,7 +111,7 @@ PanelPack::PanelPack(const Stored& s, const Isa& isa, int panel_columns, bool tr
     rest = s.rest;
     Builder builder(*this, s, panel_columns);
     with_bits(s.type, [&](auto bits) { builder.build<decltype(bits)>(isa.vector_bytes); });
-    scattered = are_scattered(rows);
+    scattered = builder.scattered();
 }
 
 size_t PanelPack::bytes() const {

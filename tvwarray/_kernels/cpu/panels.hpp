@@ -267,8 +267,7 @@ void run_block_of(const PanelView& a, const Tile* tiles, int count, const Block&
     }
     if (a.rest.indptr) add_rest<T, V>(a.rest, a.rows + first, rows, block, sums);
     if (all_sums) return;
-    if (out.row == size_of(out.type)) store_transposed<Sum>(run, a.rows + first, rows, block, out, epilogue);
-    else store_straight<Sum>(run, a.rows + first, rows, block, out, epilogue);
+    store_sums<Sum>(reinterpret_cast<const char*>(run), a.rows + first, rows, block, out, epilogue);
 }
 
 template <class T, class S>

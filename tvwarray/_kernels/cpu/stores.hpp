@@ -150,6 +150,15 @@ void store_straight(const T* sums, const int32_t* rows, int count, const Block& 
     });
 }
 
+// sums (rows, vectors * lanes) -> out, either axis of which is contiguous.
+template <class T>
+void store_sums(const char* sums, const int32_t* rows, int count, const Block& block, const Strided& out,
+                const Epilogue& e) {
+    auto from = reinterpret_cast<const T*>(sums);
+    if (out.row == size_of(out.type)) store_transposed<T>(from, rows, count, block, out, e);
+    else store_straight<T>(from, rows, count, block, out, e);
+}
+
 // sums (right-hand sides, 2 vectors of rows) of one strip -> out, in any order.
 template <class T>
 void store_strip(const T* sums, const Pass& pass, const int32_t* rows, int count, const Strided& out,
