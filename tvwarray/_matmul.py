@@ -38,6 +38,7 @@ from tvwarray._operands import (
     check_precision,
     check_workspace,
     operand,
+    refuse_workspace,
     rows_of,
     widened,
 )
@@ -179,7 +180,7 @@ def matmul(
         if key and (prepared := _PREPARED.get(A.storage, key)):
             return prepared(X, out, A.transposed)
     if framework := handler_of(X, A.storage.data):
-        _refuse_workspace(workspace, X)
+        refuse_workspace(workspace, X)
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.matmul(A, X, out=out, epilogue=epilogue, **options)
     x = operand(A, X)
@@ -263,7 +264,7 @@ def linear(
     if not given and known and x.ndim == 2 and x.shape[1] == A.shape[1]:
         return matmul(A, x.T, backend=backend, precision=precision).T  # which may be prepared
     if framework := handler_of(x, A.storage.data):
-        _refuse_workspace(workspace, x)
+        refuse_workspace(workspace, x)
         options: dict[str, Any] = {"backend": backend, "precision": precision}
         return framework.linear(x, A, bias, activation, residual=residual, out=out, **options)
     x = x if is_array(x) else np.asarray(x)
@@ -293,15 +294,6 @@ def linear(
     if target is None:
         out[...] = xp.reshape(result, shape)
     return out
-
-
-def _refuse_workspace(workspace: Array | None, x: Any) -> None:
-    if workspace is not None:
-        raise BackendError(
-            f"workspace= is given with a {type(x).__module__.partition('.')[0]} tensor, whose "
-            "products take memory of their framework.\nMultiply arrays of CuPy that share the "
-            "tensors' memory, cupy.from_dlpack(x), or drop workspace=."
-        )
 
 
 def _key(A: Operand, X: Array, out: Array | None, name: str | None) -> Hashable | None:

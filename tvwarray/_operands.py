@@ -9,6 +9,7 @@ import numpy as np
 
 from tvwarray._dtypes import VALUES, Precision, value_dtype
 from tvwarray._epilogue import Epilogue
+from tvwarray._errors import BackendError
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of, is_array
 from tvwarray._storage import TVWStorage
 
@@ -105,6 +106,22 @@ def check_workspace(workspace: Array, x: Array) -> None:
         )
     if not workspace.flags.c_contiguous or getattr(workspace.flags, "writeable", True) is False:
         raise ValueError("workspace is read-only or not contiguous; it is written to in any order.")
+
+
+def refuse_workspace(workspace: Array | None, x: Any) -> None:
+    """Refuse a workspace for a framework's tensor.
+
+    Raises
+    ------
+    BackendError
+        If one is given.
+    """
+    if workspace is not None:
+        raise BackendError(
+            f"workspace= is given with a {type(x).__module__.partition('.')[0]} tensor, whose "
+            "products take memory of their framework.\nMultiply arrays of CuPy that share the "
+            "tensors' memory, cupy.from_dlpack(x), or drop workspace=."
+        )
 
 
 def check_precision(precision: Precision) -> None:

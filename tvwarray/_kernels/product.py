@@ -89,14 +89,17 @@ def multiply(
         If the workspace is too small or not aligned.
     """
     with launcher.using(x):
-        memory, key = Memory(launcher, packed, x, workspace), None
+        key = None
         apart = out is None or not overlap(x, out)
         if config is None and epilogue is IDENTITY and x.ndim == 2 and apart:
             key = (launcher.stream(x), *place_of(launcher, x), *place_of(launcher, out))
             prepared = packed.memo.get(key)
             if prepared is not None and (workspace is None or not prepared.uses_scratch):
                 return prepared.start(x, out)
-        dtype = product_dtype(packed.dtype, dtype_of(x))
+        dtype, memory = (
+            product_dtype(packed.dtype, dtype_of(x)),
+            Memory(launcher, packed, x, workspace),
+        )
         if workspace is not None:
             check_allocates_nothing(is_fused(epilogue, dtype))
 
