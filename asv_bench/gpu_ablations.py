@@ -275,8 +275,8 @@ def short(config: Any) -> str:
 
 
 PARTS = {
-    "left-out": left_out, "variants": variants, "configs": configs, "eight-bits": eight_bits,
-    "epilogues": epilogues,
+    "left-out": left_out, "variants": variants, "epilogues": epilogues, "configs": configs,
+    "eight-bits": eight_bits,
 }  # fmt: skip
 
 
