@@ -113,18 +113,25 @@ def tile_work(
 def work_of(storage: TVWStorage) -> Work:
     """Return the work of a storage.
 
-    Of its CSR form it is assumed that rows differ in length and that its windows are the tiles; BSR
-    is left out.
+    Of its CSR form it is assumed that rows differ in length, and that tiles have any columns, each
+    its own; BSR is left out.
     """
     tile = np.repeat(np.arange(storage.num_tiles), storage.slots_of)
     valid = np.bincount(tile[storage.col_indices >= 0], minlength=storage.num_tiles)
     heights, slots = storage.rows_of, int(valid.sum())
     rows, tiles = max(1, int(heights.sum())), max(1, storage.num_tiles)
-    distinct = min(slots, storage.shape[1])
+    share = min(1.0, slots / tiles / max(1, storage.shape[1]))  # of the columns, that a tile has
+    together = [*(1 << k for k in range((tiles - 1).bit_length())), tiles]
     windows = (
         Window(1, storage.nnz / rows, storage.nnz),
-        Window(rows / tiles, slots / tiles, slots),
-        Window(rows, distinct, distinct),
+        *(
+            Window(
+                rows / tiles * k,
+                storage.shape[1] * (1 - (1 - share) ** k),
+                slots * (1 - share) ** (k - 1),
+            )
+            for k in together
+        ),
     )
     csr = Csr(windows, uneven=storage.shape[0], blocks=0, block=1)
     size, widths = storage.dtype.itemsize, storage.slots_of
