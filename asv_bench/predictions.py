@@ -81,8 +81,8 @@ def main() -> None:
     if not args.only_read:
         with threads(1):
             add_pass(samples, matrices, counts, args.seconds or float("inf"))
-    if args.save:
-        args.save.write_text(json.dumps(samples))
+        if args.save:
+            args.save.write_text(json.dumps(samples, indent=1) + "\n")
     missing = [name for name in matrices if name not in samples]
     if missing:
         print(f"{len(missing)} matrices are not measured yet; call again.")

@@ -220,7 +220,7 @@ def analyze(
     -----
     CPU times are those of one core. The first call measures this machine for a fifth of a second,
     and scales what was fitted on another one. Predictions were within 30 % of measured medians for
-    417 of 424 products, of twenty matrices in two types that nothing was fitted to: see
+    410 of 416 products, of twenty matrices in two types that nothing was fitted to: see
     ``docs/matrices.md``. Of GPUs, only the H200's TVW and dense times were compared with measured
     ones; CSR and BSR are bounds by memory and cache.
 
