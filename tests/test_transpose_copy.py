@@ -156,7 +156,7 @@ def test_activations_are_transposed_by_it(monkeypatch: pytest.MonkeyPatch) -> No
     """`linear` with row-major x: one transposed copy in; a row-major `out` needs none out."""
     launcher = InterpreterLauncher("90")
     monkeypatch.setattr(products_module, "BACKENDS", [CudaBackend(launcher)])
-    product = uniform(64, 96, 40, tile_rows=32, keep=0.5, dtype=BFLOAT16)
+    product = uniform(64, 96, 72, tile_rows=32, keep=0.5, dtype=BFLOAT16)
     a, x = TVWMatrix.from_storage(product.storage), np.ascontiguousarray(product.x.T)
     y = exact(product)[0].T.astype(BFLOAT16)
     np.testing.assert_array_equal(tvwarray.linear(x, a), y)
@@ -164,7 +164,7 @@ def test_activations_are_transposed_by_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert names[0] == "transpose"
     assert names.count("transpose") == 1
     assert len(names) == 2
-    out = np.empty((40, 64), BFLOAT16)
+    out = np.empty((72, 64), BFLOAT16)
     assert tvwarray.linear(x, a, out=out) is out
     np.testing.assert_array_equal(out, y)
     assert [k.name for k in launcher.kernels[2:]] == ["transpose", "sm80_tvw_gemm"]
