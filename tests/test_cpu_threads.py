@@ -41,6 +41,19 @@ def test_any_number_of_threads_gives_the_same_bits(n, kind, transposed):
 
 
 @compiled_only
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_one_long_tile_is_shared_out_without_changing_a_bit(kind):
+    rng = np.random.default_rng(1)
+    packed = BACKEND.pack(tvw_case(rng, 120, 5000, 4096, kind=kind).storage)
+    for n in (97, 128, 129, 300):
+        x = rng.standard_normal((n, 5000)).astype(dtype(kind)).T
+        with threads.limit_threads(1):
+            alone = BACKEND.matmul(packed, x)
+        with threads.limit_threads(3):
+            assert BACKEND.matmul(packed, x).tobytes() == alone.tobytes()
+
+
+@compiled_only
 def test_many_callers_at_once():
     problems = [problem(seed, n) for seed, n in enumerate([3, 60, 200])]
     with threads.limit_threads(2):

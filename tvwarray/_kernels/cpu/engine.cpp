@@ -165,6 +165,9 @@ void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n,
     const bool readable = x.column == sum_bytes_ && x.type == accumulator(stored_.type);
 
     std::vector<Block> all = blocks_of(n, lanes, kBlockVectors);
+    // A long tile or two, which go together, are shared out by right-hand sides.
+    const int64_t pieces = (pack.outputs + kMaxTileRows - 1) / kMaxTileRows * int64_t(all.size());
+    if (pieces < threads) all = halved(all, lanes);
     // Long runs of tiles, but enough of them for all threads.
     const int64_t fair = threads == 1 ? pack.outputs : int64_t(pack.outputs) * int64_t(all.size()) / (4 * threads);
     const int together = int(std::clamp(fair, int64_t(kMaxTileRows), int64_t(rows_together(isa_))));
@@ -216,10 +219,10 @@ void Matrix::multiply_panels(const PanelPack& pack, const Strided& x, int32_t n,
                                held ? held + b * size_t(sums_bytes) : nullptr);
         });
         if (!held) continue;
-        const int64_t pieces = (pack.outputs + kStoredRows - 1) / kStoredRows;
-        for_each_task(threads, pieces * int64_t(count), [&](int64_t task) {
-            const auto first = int(task % pieces) * kStoredRows;
-            const auto b = size_t(task / pieces);
+        const int64_t parts = (pack.outputs + kStoredRows - 1) / kStoredRows;
+        for_each_task(threads, parts * int64_t(count), [&](int64_t task) {
+            const auto first = int(task % parts) * kStoredRows;
+            const auto b = size_t(task / parts);
             kernels_.store_rows(held + b * size_t(sums_bytes), first, std::min(kStoredRows, pack.outputs - first),
                                 blocks[b], out, epilogue);
         });

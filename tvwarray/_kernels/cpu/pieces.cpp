@@ -43,6 +43,19 @@ std::vector<Block> blocks_of(int32_t n, int lanes, int widest) {
     return blocks;
 }
 
+std::vector<Block> halved(const std::vector<Block>& blocks, int lanes) {
+    std::vector<Block> halves;
+    for (Block block : blocks) {
+        const int32_t half = kBlockVectors / 2 * lanes;
+        if (block.vectors == kBlockVectors && block.count > half) {
+            halves.push_back(Block{nullptr, 0, kBlockVectors / 2, block.first, half});
+            block = Block{nullptr, 0, kBlockVectors / 2, block.first + half, block.count - half};
+        }
+        halves.push_back(block);
+    }
+    return halves;
+}
+
 std::vector<Pass> passes_of(int32_t n, int widest) {
     std::vector<Pass> passes;
     for (int32_t first = 0; first < n; first += passes.back().count) {

@@ -19,6 +19,9 @@ int64_t l2_bytes();
 // Widths of blocks that cover n right-hand sides: full ones, then halves of what is left.
 std::vector<Block> blocks_of(int32_t n, int lanes, int widest);
 
+// The same with two blocks of four vectors for each of eight, which sum in the same order.
+std::vector<Block> halved(const std::vector<Block>& blocks, int lanes);
+
 // Passes that cover n right-hand sides; the last is rounded up to a width there is a kernel for.
 std::vector<Pass> passes_of(int32_t n, int widest);
 
