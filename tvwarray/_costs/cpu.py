@@ -4,7 +4,8 @@ For each kernel a few counts that its loops run over, and nanoseconds for each o
 
     engine, many   nonzeros x n, fetched rows of X x n, visits of panels x n, results, tiles
     engine, few    bytes of the stream, slots x n, fetched rows of X, columns x n, rows
-    CSR            nonzeros, nonzeros x n, fetched rows of X x n, rows that differ, results
+    CSR            nonzeros, nonzeros x n, fetched rows of X x n, results, rows without nonzeros or
+                   with other numbers of them than the row before
     BSR            blocks, their elements x n, rows x n
     dense          elements, elements x n
 
@@ -25,6 +26,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from tvwarray._costs.rates import NANOSECONDS
 from tvwarray._costs.work import Work
 
 FEW: Final = 16
@@ -299,119 +301,5 @@ class Machine:
         return 1e-9 * total * self.scales.get(kernel.rpartition(" ")[0], 1.0)
 
 
-_NANOSECONDS: Final = {
-    "bsr many 32": (2564, 2.725, 0.3509, 0.5104, 0.7284, 0.3351),
-    "bsr many 64": (1969, 4.631, 0.3411, 0.4174, 0.1276, 0.5823),
-    "bsr one 32": (2527, 3.375, 0.2092, 0.04141),
-    "bsr one 64": (2289, 2.559, 0.2313, 0.08631),
-    "csr few 32": (2325, 1.48, 0.0475, 7.671, 61.58, 2.802, 8.352, 0.1352, 0.02396),
-    "csr few 64": (2478, 1.227, 0.127, 7.038, 74.64, 1.671, 7.947, 0.7349, 0.04577),
-    "csr many 32": (
-        1973,
-        0.6967,
-        0.08799,
-        0.01694,
-        6.035,
-        0.04554,
-        0.005988,
-        14.95,
-        0.2566,
-        23.92,
-        0.03037,
-        0.2497,
-        0.6057,
-        0.2885,
-    ),
-    "csr many 64": (
-        1713,
-        0.8658,
-        0.1452,
-        0.04623,
-        11.37,
-        0.06119,
-        0.1598,
-        36.22,
-        0.2015,
-        34.12,
-        0.1553,
-        0.3738,
-        1.023,
-        0.6519,
-    ),
-    "csr one 32": (1773, 0.3501, 0.1382, 0.05111, 0.3986, 0.08544, 0.3605, 5.455),
-    "csr one 64": (1822, 0.3486, 0.1091, 0.07776, 0.2786, 0.6265, 0.4785, 5.663),
-    "dense few 32": (880.9, 0.01505, 0.01479, 0.1609, 0.008059, 0.0941, 0.1057, 0),
-    "dense few 64": (812.2, 0.05655, 0.01866, 0.2081, 0.0238, 0.2291, 0.5734, 0),
-    "dense many 32": (331, 0.2245, 0.007125, 0.01028, 0, 0.02087),
-    "dense many 64": (617.3, 0.6271, 0.01384, 0.02316, 0.79, 0),
-    "dense one 32": (597.2, 0.03937, 0.09916, 0, 0.4913),
-    "dense one 64": (566.7, 0.07957, 0.1995, 0.2223, 0),
-    "tvw few 32": (
-        3448,
-        0.03317,
-        0.006548,
-        0,
-        0.03986,
-        0.07833,
-        2.402,
-        46.56,
-        0,
-        1.087,
-        1.474,
-        0.4609,
-        36.27,
-    ),
-    "tvw few 64": (
-        2995,
-        0.02563,
-        0.01106,
-        0.005047,
-        0,
-        0.3086,
-        0.2278,
-        24.86,
-        0,
-        1.705,
-        2.061,
-        2.251,
-        0,
-    ),
-    "tvw many 32": (
-        4128,
-        0.01035,
-        0.07849,
-        0.07118,
-        0.1693,
-        0.09358,
-        38.31,
-        0.06133,
-        0.06997,
-        0.1544,
-        0.1842,
-        0.6927,
-        0.9512,
-        18.01,
-    ),
-    "tvw many 64": (
-        8595,
-        0.01995,
-        0.2705,
-        0.1196,
-        0.2117,
-        0.3003,
-        18.62,
-        0.1151,
-        0,
-        0.3597,
-        0.2776,
-        0.6804,
-        2.67,
-        36.98,
-    ),
-    "tvw one 32": (3720, 0.01023, 0.02549, 0.6141, 0, 0.7798, 1.025, 50.86),
-    "tvw one 64": (3860, 0.00864, 0.02879, 0.7643, 1.036, 1.595, 1.185, 0),
-}
-"""For 1, and for each count of a kernel."""
-
-REFERENCE: Final = Machine(_NANOSECONDS, {})
+REFERENCE: Final = Machine(NANOSECONDS, {})
 """One core of an Intel Xeon (Sapphire Rapids), OpenBLAS 0.3.31, SciPy 1.17."""
