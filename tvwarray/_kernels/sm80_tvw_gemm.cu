@@ -38,6 +38,14 @@
 // micro-steps then run through the parts of X as well. What is not x0 y0 is summed apart, since it is
 // far smaller.
 //
+// A block takes one item of the work list, or, if blocks persist, one after another. Then the next
+// item's first stages are fetched before the sums of this one leave, through the end of the ring:
+//
+//   ring      | stage 0 | stage 1 | stage 2 | stage 3 |
+//              next item's first    this item's sums      barrier, the rest of the first stages
+//
+// Nobody waits for another block, and which item comes next was decided before the launch.
+//
 // Each part of the way is a header of its own:
 //
 //   sm80_copies.cuh      global to shared
