@@ -197,25 +197,23 @@ def checked(e: Epilogue, shape: tuple[int, int]) -> Epilogue:
     )  # fmt: skip
 
 
-def test_what_cannot_be_fused_goes_to_other_kernels() -> None:
-    """gelu in blocks of 256 rows, float32 results, several X."""
+def test_what_it_does_not_do_goes_to_other_kernels() -> None:
+    """float32 results, several X."""
     product = uniform(256, 128, 256, tile_rows=256, keep=0.5)
-    packed = pack(product.storage)
-    gelu, wide = Epilogue(activation="gelu"), Epilogue(out_dtype=np.dtype(np.float32))
-    for e, x in ((gelu, product.x), (wide, product.x), (Epilogue(), product.x[None])):
+    packed, wide = pack(product.storage), Epilogue(out_dtype=np.dtype(np.float32))
+    for e, x in ((wide, product.x), (Epilogue(), product.x[None])):
         with pytest.raises(BackendError, match="cannot run this"):
             multiply(InterpreterLauncher("90"), packed, x, config=SHIPPED[FLOAT16][0], epilogue=e)
     launcher = InterpreterLauncher("90", multiprocessors=1)
-    near(multiply(launcher, packed, product.x, epilogue=gelu), product, gelu)
-    ran = launcher.kernels[0].config
-    assert (ran.kernel, ran.block_rows) != (BASE.kernel, 256)
+    near(multiply(launcher, packed, product.x, epilogue=wide), product, wide)
+    assert launcher.kernels[0].config.kernel != BASE.kernel
 
 
 VARIANTS = [
     (i, activation)
-    for i, config in enumerate(SHIPPED[FLOAT16])
+    for i in range(len(SHIPPED[FLOAT16]))
     for activation in ("none", "silu", "gelu_tanh", "gelu")
-    if config.can_fuse(activation) and (i in (0, 2) or activation == "gelu")
+    if i in (0, 2) or activation == "gelu"
 ]
 
 

@@ -35,6 +35,7 @@ from tvwarray._kernels.product import multiply
 
 KERNEL = "sm90_tvw_gemm8.cu"
 LAYOUT = "sm90_layout8.cuh"
+RESULT = "sm90_result8.cuh"
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
 # Small, but with all roles: two warpgroups above each other, fewer stages than steps.
@@ -55,7 +56,7 @@ FETCH = "                fetch(column, landing);\n"
 BARRIER = "                warp_barrier();\n"
 SECOND = "multiply_async<0, false>(c[m], a + next_a, b + next_x, meta[m][1]);"
 INSIDE = "of >= 0 && n_ahead + s * strip_columns < n"
-STORE_ONE = "if (n0 + e < n) to[e]"
+STORE_ONE = "if (n0 + e < target.n) to[e]"
 
 MUTANTS = {
     # ---- landings ----
@@ -82,7 +83,9 @@ MUTANTS = {
         (RaceError, WrongResultError),
     ),
     "the item ahead is not left": Mutant(
-        KERNEL, "    item_ahead += gridDim.x;\n                }\n                find",
+        KERNEL,
+        "    item_ahead = item_after(following, item_ahead, gridDim.x);\n                }\n"
+        "                find",
         "}\n                find", (WrongResultError, BarrierDeadlock),
     ),
     # ---- from rows to columns ----
@@ -185,17 +188,17 @@ MUTANTS = {
         KERNEL, INSIDE, "n_ahead + s * strip_columns < n", OutOfBounds
     ),
     "tail mask off by one": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e <= n) to[e]", (RaceError, OutOfBounds)
+        RESULT, STORE_ONE, "if (n0 + e <= target.n) to[e]", (RaceError, OutOfBounds)
     ),
     "last column not stored": Mutant(
-        KERNEL, STORE_ONE, "if (n0 + e < n - 1) to[e]", UnwrittenError
+        RESULT, STORE_ONE, "if (n0 + e < target.n - 1) to[e]", UnwrittenError
     ),
     "rows beyond the tile are stored": Mutant(
-        KERNEL, "of_block < block.height ? load", "true ? load", (RaceError, OutOfBounds)
+        RESULT, "of_block < height ? load", "true ? load", (RaceError, OutOfBounds)
     ),
     "missing warp barrier": Mutant(
-        KERNEL, "                    warp_barrier();\n                    const int mine",
-        "                    const int mine", RaceError, "MissingWarpSync",
+        RESULT, "    warp_barrier();\n    const int mine", "    const int mine", RaceError,
+        "MissingWarpSync",
     ),
     "slabs beyond the tile are read": Mutant(
         KERNEL, "min(wg_m * pieces + m, block.slabs - 1)", "(wg_m * pieces + m)",

@@ -211,6 +211,25 @@ def test_several_x_are_one_launch() -> None:
         np.testing.assert_array_equal(got[i], want + residual[i])
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_items_of_unequal_tiles_go_to_blocks_that_are_free(order: Any) -> None:
+    """Tiles of 1 to 10 steps: exact, by a schedule; equal ones take turns."""
+    rng, found = np.random.default_rng(0), {}
+    for name, slots in (("skewed", [128, 1280, 640, 256]), ("equal", [256] * 4)):
+        rows, tiles = draw_tiles(rng, [64] * 4, slots, 0, 200)
+        storage = storage_of((rows, 200), tiles, INT8, True, integers(rng), rng)
+        product = Product(storage, integers(rng)((200, 300)).astype(INT8))
+        packed, launcher = pack(storage), InterpreterLauncher("90", order, multiprocessors=2)
+        got = multiply(launcher, packed, product.x, config=SHIPPED[INT8][2])
+        np.testing.assert_array_equal(got, exact(product)[0])
+        kept = slabs_of(packed).lists
+        (found[name],) = (kept[k] for k in kept if k[0] == "following")
+    assert found["equal"] is None
+    items = 4 * -(-300 // SHIPPED[INT8][2].block_n)
+    assert sorted(found["skewed"])[-2:] == [items] * 2  # each of two blocks ends once
+    assert np.unique(found["skewed"]).size == items - 1
+
+
 def test_work_is_as_expected() -> None:
     """Products of what is stored, a bulk copy a stage, 16-byte gathers, turns and stores."""
     product = uniform(256, 512, 256, tile_rows=256, keep=0.5, dtype=E4M3)

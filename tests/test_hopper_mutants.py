@@ -83,7 +83,7 @@ MUTANTS = {
         BarrierDeadlock,
     ),
     "the item after another one": Mutant(
-        LAYOUT, "load_int(following + index)", "load_int(following + max(index - 1, 0))",
+        WORK, "load_int(following + index)", "load_int(following + max(index - 1, 0))",
         (UnwrittenError, RaceError, WrongResultError),
     ),
     "turns not counted over items": Mutant(
@@ -223,8 +223,8 @@ MUTANTS = {
         RESULT, "if (to_row >= 0) target.store(chunk", "target.store(chunk", OutOfBounds
     ),
     "rows that are zero are left out": Mutant(
-        KERNEL, "            if constexpr (config::fused) {\n",
-        "            if (block.steps == 0) continue;\n            if constexpr (config::fused) {\n",
+        KERNEL, "            const Epilogue by = {",
+        "            if (block.steps == 0) continue;\n            const Epilogue by = {",
         UnwrittenError,
     ),
     "a step left out": Mutant(

@@ -97,19 +97,37 @@ def dense_us(size: int, repeats: int) -> dict[str, float]:
     return found
 
 
-def time_kernels(storage: TVWStorage, x: Any, repeats: int) -> None:
+def epilogue_of(name: str, shape: tuple[int, int], dtype: Any) -> Epilogue:
+    """Return a cast for "bare", or scales, a bias by row and the activation of that name."""
+    if name == "bare":
+        return Epilogue(out_dtype=dtype)
+    rng = np.random.default_rng(3)
+    rows, cols, bias = (
+        cupy.asarray(rng.standard_normal(size, dtype=np.float32)) for size in (*shape, shape[0])
+    )
+    activation = None if name == "none" else name
+    return Epilogue(
+        row_scale=rows, col_scale=cols, bias=bias, activation=activation, out_dtype=dtype
+    )
+
+
+def time_kernels(storage: TVWStorage, x: Any, fused: str, args: argparse.Namespace) -> None:
     """Print the time of every shipped config for one problem."""
     launcher, dtype = CupyLauncher(), storage.dtype
-    out = cupy.empty((storage.shape[0], x.shape[1]), RESULTS[dtype])
-    epilogue = Epilogue(out_dtype=out.dtype)
+    result = RESULTS[dtype] if fused == "bare" else RESULTS[FLOAT8]
+    out = cupy.empty((storage.shape[0], x.shape[1]), result)
+    epilogue = epilogue_of(fused, out.shape, out.dtype)
     for precision in ("default", "high") if dtype == FLOAT8 else ("default",):
         form = form_of(dtype, precision)
         packed = pack(storage, form)
         for config in byte_configs("90", form, True):
+            if args.only not in str(config):
+                continue
             us = median_us(
-                lambda p=packed, c=config: multiply(launcher, p, x, out, c, epilogue), repeats
+                lambda p=packed, c=config: multiply(launcher, p, x, out, c, epilogue), args.repeats
             )
-            print(f"    {us:7.1f} us: {config}; error {error(storage, x, out):.1e}", flush=True)
+            wrong = f"; error {error(storage, x, out):.1e}" if fused == "bare" else ""
+            print(f"    {us:7.1f} us: {config}{wrong}", flush=True)
 
 
 def main() -> None:
@@ -118,6 +136,11 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[4096, 8192])
     parser.add_argument("--tile-rows", nargs="*", type=int, default=[128, 256])
     parser.add_argument("--sparsity", nargs="*", type=float, default=[0.5, 0.75, 0.875, 0.95])
+    parser.add_argument(
+        "--fused", nargs="*", default=["bare"],
+        help="epilogues: bare, or scales, bias and none, relu, silu, gelu, gelu_tanh",
+    )  # fmt: skip
+    parser.add_argument("--only", default="", help="part of the names of the configs to time")
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     with cupy.cuda.Stream(non_blocking=True):
@@ -128,9 +151,13 @@ def main() -> None:
                 print(f"{size}^3: " + ", ".join(f"{k} {v:.1f} us" for k, v in dense.items()))
                 problems = product((FLOAT8, INT8), args.tile_rows, args.sparsity)
                 for dtype, tile_rows, sparsity in problems:
-                    print(f"  {dtype}, {sparsity:.1%}, tiles of {tile_rows}:", flush=True)
                     storage = matrix(size, tile_rows, sparsity, dtype)
-                    time_kernels(storage, draw((size, size), dtype, 2), args.repeats)
+                    x = draw((size, size), dtype, 2)
+                    for fused in args.fused:
+                        print(
+                            f"  {dtype}, {sparsity:.1%}, tiles of {tile_rows}, {fused}:", flush=True
+                        )
+                        time_kernels(storage, x, fused, args)
 
 
 if __name__ == "__main__":

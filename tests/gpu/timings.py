@@ -20,6 +20,7 @@ import cupy
 import torch
 from kernel_problems import BFLOAT16, TileSpec, storage_of
 
+from tvwarray import Epilogue
 from tvwarray._kernels.launch import CupyLauncher, choose_config
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
@@ -43,16 +44,23 @@ def median_us(run: Any, repeats: int) -> float:
     return float(np.median(times))
 
 
-def matrix(rows: int, cols: int, tile_rows: int, sparsity: float, sparse: bool) -> TVWStorage:
-    """Return a matrix as pruning makes it, on the GPU; `sparsity` counts all pruned entries."""
+def matrix(
+    rows: int, cols: int, tile_rows: int, sparsity: float, sparse: bool, skew: float = 1.0
+) -> TVWStorage:
+    """Return a matrix as pruning makes it, on the GPU; `sparsity` counts all pruned entries.
+
+    Its tiles have from so many columns to `skew` times as many, in any order.
+    """
     rng = np.random.default_rng(0)
     keep = (1 - sparsity) * (2 if sparse else 1)
-    slots = int(cols * keep) // 16 * 16
+    share = np.linspace(1, skew, rows // tile_rows)
+    slots = (cols * keep * rng.permutation(share / share.mean())).astype(int) // 16 * 16
     tiles = [
         TileSpec(
-            tuple(range(r, r + tile_rows)), tuple(np.sort(rng.choice(cols, slots, replace=False)))
+            tuple(range(r, r + tile_rows)),
+            tuple(np.sort(rng.choice(cols, min(count, cols), replace=False))),
         )
-        for r in range(0, rows, tile_rows)
+        for r, count in zip(range(0, rows, tile_rows), slots, strict=True)
     ]
     draw = np.random.default_rng(1)
     storage = storage_of(
@@ -76,17 +84,29 @@ def dense_us(rows: int, cols: int, n: int, repeats: int) -> float:
         return median_us(lambda: torch.matmul(a, x, out=y), repeats)
 
 
-def time_kernels(storage: TVWStorage, x: Any, dense: float, repeats: int, top: int) -> None:
+def epilogue_of(name: str, rows: int) -> Epilogue:
+    """Return nothing for "bare", or a bias by row and the activation of that name."""
+    if name == "bare":
+        return Epilogue()
+    bias = cupy.asarray(np.random.default_rng(3).standard_normal(rows, dtype=np.float32))
+    return Epilogue(bias=bias, activation=None if name == "none" else name)
+
+
+def time_kernels(
+    storage: TVWStorage, x: Any, dense: float, fused: str, args: argparse.Namespace
+) -> None:
     """Print the fastest kernels of one problem, with their places in the model's ranking."""
     launcher, packed = CupyLauncher(), pack(storage)
     out = cupy.empty((storage.shape[0], x.shape[1]), dtype=x.dtype)
     device = launcher.device(x)
     ranked = [c.config for c in choose_config(packed, x.shape[1], device).candidates]
-    found = []
+    e, found = epilogue_of(fused, storage.shape[0]), []
     for place, config in enumerate(ranked, 1):
-        us = median_us(lambda c=config: multiply(launcher, packed, x, out, c), repeats)
+        if args.only not in str(config):
+            continue
+        us = median_us(lambda c=config: multiply(launcher, packed, x, out, c, e), args.repeats)
         found.append((us, place, config))
-    for us, place, c in sorted(found, key=lambda f: f[0])[:top]:
+    for us, place, c in sorted(found, key=lambda f: f[0])[: args.top]:
         print(
             f"    {us:7.1f} us, {dense / us:5.2f}x dense: {c}, the model's #{place}",
             flush=True,
@@ -99,7 +119,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=["4096x4096x4096"])
     parser.add_argument("--tile-rows", nargs="*", type=int, default=[128, 256, 64])
     parser.add_argument("--sparsity", nargs="*", type=float, default=[0.5, 0.75, 0.875, 0.95])
+    parser.add_argument(
+        "--fused", nargs="*", default=["bare"],
+        help="epilogues: bare, or bias and none, relu, silu, gelu, gelu_tanh",
+    )  # fmt: skip
+    parser.add_argument("--skew", type=float, default=1.0, help="longest tile over the shortest")
     parser.add_argument("--plain", action="store_true", help="pattern None (plain TW) instead")
+    parser.add_argument("--only", default="", help="part of the names of the configs to time")
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--top", type=int, default=4)
     args = parser.parse_args()
@@ -113,9 +139,12 @@ def main() -> None:
             x = cupy.asarray(values.astype(BFLOAT16))
             for sparsity, tile_rows in product(args.sparsity, args.tile_rows):
                 pattern = "all slots" if args.plain else "2:4"
-                print(f"  {sparsity:.1%}, {pattern}, tiles of {tile_rows}:", flush=True)
-                storage = matrix(rows, cols, tile_rows, sparsity, not args.plain)
-                time_kernels(storage, x, dense, args.repeats, args.top)
+                storage = matrix(rows, cols, tile_rows, sparsity, not args.plain, args.skew)
+                for fused in args.fused:
+                    print(
+                        f"  {sparsity:.1%}, {pattern}, tiles of {tile_rows}, {fused}:", flush=True
+                    )
+                    time_kernels(storage, x, dense, fused, args)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from tvwarray._kernels.config import (
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import HopperConfig
 from tvwarray._kernels.hopper.config8 import ByteConfig
-from tvwarray._kernels.hopper.cost import store_steps
 from tvwarray._kernels.hopper.pack import slabs_of
 from tvwarray._kernels.hopper.tensor_map import Boxed
 from tvwarray._kernels.launch import Launcher, Result, choose_config
@@ -44,7 +43,7 @@ from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.repeat import Launch, overlap, place_of
 from tvwarray._kernels.select import AnyConfig
 from tvwarray._kernels.transpose import is_column_major
-from tvwarray._kernels.workspace import Memory, check_allocates_nothing, pieces_of
+from tvwarray._kernels.workspace import Memory, Pieces, check_allocates_nothing, pieces_of
 from tvwarray._namespace import Array, array_namespace, device_of, dtype_of
 
 _compiled: Final = cache(compile_kernel)
@@ -135,7 +134,7 @@ def _run(
     if 0 in shape:
         return out
     device = launcher.device(x)
-    config = config or _best(packed, x, out, device, epilogue, dtype)
+    config = config or _best(packed, x, out, device, dtype)
     if isinstance(config, FewConfig):
         return _run_few(launcher, packed, x, out, config, epilogue, memory, key)
     by_columns = _stores_columns(config, out)
@@ -144,7 +143,10 @@ def _run(
     batch = 1 if x.ndim == 2 else int(x.shape[0])
     n_blocks = -(-n // config.block_n)
     columns = n_blocks * batch
-    pieces = pieces_of(packed.tiles, config, columns, device.multiprocessors)
+    cut_for = "pieces", config, columns, device.multiprocessors
+    if cut_for not in packed.memo:
+        packed.memo[cut_for] = pieces_of(packed.tiles, config, columns, device.multiprocessors)
+    pieces: Pieces = packed.memo[cut_for]
     memory.need(
         0 if in_place else out.nbytes, *operand_bytes(launcher, packed.form, x), *pieces.nbytes,
         *epilogue_bytes(epilogue, dtype, out),
@@ -154,32 +156,31 @@ def _run(
     strip_bytes = _strip_bytes(config, cols)
     strip = min(columns, max(1, device.l2_bytes // 3 // strip_bytes))
     if isinstance(config, HopperConfig):
-        if not _fits(config, packed, epilogue, dtype, x.ndim == 2):
+        if not _fits(config, packed, dtype, x.ndim == 2):
             raise BackendError(
-                f"{config} cannot run this: it takes one X, stores A's dtype, and has no variant "
-                "with gelu for blocks of 256 rows; where it reads X in boxes, all tiles keep every "
-                "column."
+                f"{config} cannot run this: it takes one X and stores A's dtype; where it reads X "
+                "in boxes, all tiles keep every column."
             )
         if not epilogue.is_cast:
             config = config.with_epilogue(epilogue.activation_name or "none")
         slabs = slabs_of(packed)
-        tall, wide = (config.cluster, 1) if config.boxes else (1, config.cluster)
-        work = slabs.work_list(config.block_rows, tall)
+        tall, wide, height = config.tall, config.wide, config.block_rows
+        work = slabs.work_list(height, tall, pieces.limit)
+        config = replace(config, cut=pieces.counters > 0)
         n_blocks = -(-n_blocks // wide) * wide
         strip = max(1, min(n_blocks // wide, strip // wide))
         # Its blocks take one item after another.
         items = int(work.shape[0]) // tall * (n_blocks // wide)
         at_once = min(items, device.multiprocessors // config.cluster)
-        following = slabs.following(
-            config.block_rows, tall, n_blocks // wide, strip, at_once, store_steps(config)
-        )
+        following = slabs.following(config, pieces.limit, n_blocks // wide, strip, at_once)
+        partials, arrived = memory.joined(pieces)
         read = operand.array
         if config.boxes:
             read = Boxed(operand.array, operand.pitch, config.bfloat16)
         passed = (
             read, operand.pitch // operand.array.itemsize, Result(y), pitch_of(y),
             slabs.slabs, packed.cols, packed.rows, work, following, int(work.shape[0]), n, n_blocks,
-            strip, *epilogue_arguments(epilogue, dtype, y, memory),
+            strip, partials, arrived, *epilogue_arguments(epilogue, dtype, y, memory),
         )  # fmt: skip
         kernel = _compiled(config, device.architecture)
         grid = at_once * config.cluster
@@ -192,14 +193,16 @@ def _run(
         slabs = slabs_of(packed)
         work = slabs.work_list(config.block_rows)
         items = int(work.shape[0]) * columns
+        at_once = min(items, device.multiprocessors)
+        following = slabs.following(config, 0, columns, strip, at_once)
         passed = (
             operand.array, operand.pitch, np.int64(operand.batch),
             Result(y), pitch_of(y), np.int64(batch_stride(y)),
-            slabs.slabs, packed.cols, packed.rows, work, int(work.shape[0]), n, n_blocks, columns,
-            strip, *epilogue_arguments(epilogue, dtype, y, memory),
+            slabs.slabs, packed.cols, packed.rows, work, following, int(work.shape[0]), n, n_blocks,
+            columns, strip, *epilogue_arguments(epilogue, dtype, y, memory),
         )  # fmt: skip
         kernel = _compiled(config, device.architecture)
-        launch = Launch(kernel, min(items, device.multiprocessors), passed, memory.borrowed)
+        launch = Launch(kernel, at_once, passed, memory.borrowed)
         return launch.first(launcher, packed, operand.array, y, x, out, key)
     work = packed.work_list(config.block_rows, pieces.limit)
     config = replace(_variant(config, dtype, epilogue, pieces.limit > 0), column_major=by_columns)
@@ -309,26 +312,17 @@ def _few_variant(config: FewConfig, dtype: DType, epilogue: Epilogue, pieces: bo
     return variant.with_room()
 
 
-def _fits(
-    config: AnyConfig,
-    packed: PackedMatrix,
-    epilogue: Epilogue,
-    dtype: DType,
-    single: bool,
-) -> bool:
+def _fits(config: AnyConfig, packed: PackedMatrix, dtype: DType, single: bool) -> bool:
     """Return whether a kernel does what is asked; `single` says that X is no batch."""
     if isinstance(config, HopperConfig):
-        fused = epilogue.is_cast or config.can_fuse(epilogue.activation_name or "none")
         columns = packed.every_column or not config.boxes
-        return single and fused and columns and dtype == packed.dtype
+        return single and columns and dtype == packed.dtype
     if isinstance(config, ByteConfig):
         return True
     return single or not isinstance(config, FewConfig)
 
 
-def _best(
-    packed: PackedMatrix, x: Array, out: Array, device: Device, epilogue: Epilogue, dtype: DType
-) -> AnyConfig:
+def _best(packed: PackedMatrix, x: Array, out: Array, device: Device, dtype: DType) -> AnyConfig:
     """Return the config that ranks first, of those that do what is asked."""
     n = int(x.shape[-1])
     choice = choose_config(
@@ -336,6 +330,6 @@ def _best(
     )
     for candidate in choice.candidates:
         config = candidate.config
-        if not candidate.refusal and _fits(config, packed, epilogue, dtype, x.ndim == 2):
+        if not candidate.refusal and _fits(config, packed, dtype, x.ndim == 2):
             return config
     raise BackendError(f"no kernel runs {packed.shape} {packed.dtype.name} @ n = {n}:\n{choice}")

@@ -101,8 +101,7 @@ constexpr Half everyone = (1 << config::cluster) - 1;  // a bit for each block
 
 __device__ inline int rank_in_cluster() { return config::cluster > 1 ? cluster_rank() : 0; }
 
-// The items of a launch, in the order of strips.cuh. Blocks take them in turn; or, where tiles are of
-// unequal length, as schedule.py has found beforehand: the next one goes to whoever is free first.
+// The items of a launch, in the order of strips.cuh.
 struct Items {
     const int* list;
     const int* following;  // of each item, which its block takes next; null: in turn
@@ -110,7 +109,7 @@ struct Items {
 
     __device__ int first() const { return block_index() / config::cluster; }
     __device__ int after(int index) const {
-        return following ? load_int(following + index) : index + gridDim.x / config::cluster;
+        return item_after(following, index, gridDim.x / config::cluster);
     }
     __device__ int end() const { return entries / tall * (n_blocks / wide); }
     __device__ Item at(int index) const {

@@ -181,6 +181,23 @@ __device__ inline void claim_registers() {
 
 // ---- The result --------------------------------------------------------------------------------
 
+// Two neighbours in memory, of two or four bytes each.
+template <int bytes>
+__device__ inline WordPair load_global_pair(const void* from) {
+    WordPair p;
+    if constexpr (bytes == 4) {
+        asm volatile("ld.global.v2.b32 {%0, %1}, [%2];"
+                     : "=r"(p.low), "=r"(p.high)
+                     : "l"(from)
+                     : "memory");
+    } else {
+        Word both;
+        asm volatile("ld.global.b32 %0, [%1];" : "=r"(both) : "l"(from) : "memory");
+        p = {both & 0xffff, both >> 16};
+    }
+    return p;
+}
+
 // Store four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8. Each lane holds a
 // pair of Halfs of row lane / 4 of each, which is how accumulators lie.
 __device__ inline void store_matrices(Word to, Word a, Word b, Word c, Word d) {

@@ -27,6 +27,7 @@
 #include "sm90_layout.cuh"
 #include "sm90_copy.cuh"
 #include "sm90_result.cuh"
+#include "sm90_pieces.cuh"
 #include "wgmma.cuh"
 
 // What the kernel is given as X: an array, or its map.
@@ -42,7 +43,8 @@ struct RightOperand<true> {
 using X = RightOperand<config::boxes>::Type;
 
 extern "C" __global__ void __launch_bounds__(threads, 1)
-__cluster_dims__(config::cluster) sm90_tvw_gemm(
+#include "cluster.cuh"
+sm90_tvw_gemm(
     const __grid_constant__ X x,     // (cols, n), rows ldx apart, all 16-byte aligned
     int ldx,                         //
     Half* __restrict__ y,            // (rows, n), rows ldy apart, any alignment
@@ -56,6 +58,8 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
     int n,                           // columns of X
     int n_blocks,                    // n / block_n, rounded up
     int strip,                       // blocks of columns that are worked on together
+    float* partials,                 // sums of pieces: see sm90_pieces.cuh; not used if none is cut
+    Word* arrived,                   //
     float alpha,                     // the epilogue: see epilogue.cuh; not read if not fused
     float beta,                      //
     const Output* c_data,            //
@@ -123,12 +127,9 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
             };
             Where where;
             where.n = item.n + wg_n * config::wg_n;
-#pragma unroll
-            for (int m = 0; m < pieces; ++m) {
-                const int row =
-                    (wg_m * pieces + m) * slab_rows + warp % 4 * y_rows + lane % y_rows;
-                where.rows[m] = row < block.height ? load_int(rows + block.rows + row) : -1;
-            }
+            const int piece = wg_m * pieces + lane / y_rows % pieces;
+            const int row = piece * slab_rows + warp % 4 * y_rows + lane % y_rows;
+            where.rows = row < block.height ? load_int(rows + block.rows + row) : -1;
 
             // A piece beyond the tile multiplies its last slab once more; nobody stores the result.
             Word slab_at[pieces];
@@ -202,14 +203,12 @@ __cluster_dims__(config::cluster) sm90_tvw_gemm(
                     for (int j = 0; j < config::wg_n / 2; ++j) c[m][j] = 0;
             }
 
-            if constexpr (config::fused) {
-                const Epilogue by = {alpha, beta, {c_data, c_row, c_column},
-                                     {residual, residual_row, residual_column},
-                                     row_bias, column_bias, row_scale, column_scale};
-                finish_sums(c, where, by, target);
-            } else {
-                store_sums(c, where, target);
-            }
+            if constexpr (config::cut)
+                if (!add_pieces(c, item, {partials, arrived, n_blocks})) continue;
+            const Epilogue by = {alpha, beta, {c_data, c_row, c_column},
+                                 {residual, residual_row, residual_column},
+                                 row_bias, column_bias, row_scale, column_scale};
+            store_sums(c, where, by, target);
         }
     }
     if constexpr (config::cluster > 1) {

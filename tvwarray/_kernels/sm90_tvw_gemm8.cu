@@ -26,6 +26,7 @@
 #include "sm90_ptx.cuh"
 #include "sm90_work.cuh"
 #include "sm90_layout8.cuh"
+#include "sm90_result8.cuh"
 #include "wgmma.cuh"
 
 extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
@@ -39,6 +40,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
     const int* __restrict__ cols,    // column lists: a multiple of 128 slots a tile, -1 is padding
     const int* __restrict__ rows,    // row lists: a multiple of 16 rows a tile, -1 is padding
     const int* __restrict__ list,    // the work list, `entries` Blocks of 8 words
+    const int* __restrict__ following,  // of each item, which its block takes next, or null: in turn
     int entries,                     //
     int n,                           // columns of X
     int n_blocks,                    // n / block_n, rounded up
@@ -113,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
                     steps_ahead = block.steps;
                 } else {
                     step_ahead -= block.steps;
-                    item_ahead += gridDim.x;
+                    item_ahead = item_after(following, item_ahead, gridDim.x);
                 }
             }
         };
@@ -151,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
                 if (step_ahead >= steps_ahead) {
                     step_ahead -= steps_ahead;
                     steps_ahead = 0;
-                    item_ahead += gridDim.x;
+                    item_ahead = item_after(following, item_ahead, gridDim.x);
                 }
                 find_ahead();
             }
@@ -199,7 +201,8 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
         Place place = {group, 0};
         int landed = 0;
         int step = group;
-        for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        for (int item = blockIdx.x; item < items;
+             item = item_after(following, item, gridDim.x)) {
             const Block block =
                 load_block(list, work_of(item, entries, columns, strip).entry);
 #pragma unroll 1
@@ -235,11 +238,11 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
         const int wg_n = warp / 4 % wgs_n;
         const Word x_at = wg_n * config::wg_n * x_row_bytes;
         const Word meta_at = slab_value_bytes + warp % 4 * warp_meta_bytes + lane * sizeof(Word);
-        const Word y_buffer = y_buffers + warp * y_bytes;
 
         Place place = {0, 0};
         Word last_empty = 0;  // the barrier of the stage whose products are under way
-        for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        for (int item = blockIdx.x; item < items;
+             item = item_after(following, item, gridDim.x)) {
             const Work work = work_of(item, entries, columns, strip);
             const Block block = load_block(list, work.entry);
 
@@ -249,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
             for (int m = 0; m < pieces; ++m)
                 slab_at[m] = x_bytes + min(wg_m * pieces + m, block.slabs - 1) * slab_bytes;
 
-            Sum c[pieces][config::wg_n / 2];
+            Sums c;
 
             // Start the products of the stage at `place`, as soon as it is full.
             const auto multiply = [&](Word(&meta)[pieces][2], bool first) {
@@ -282,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
                 last_empty = empty + 8 * place.stage;
                 place.advance(1);
             };
-            const auto clear = [&](Sum(&sums)[pieces][config::wg_n / 2]) {
+            const auto clear = [&](Sums& sums) {
 #pragma unroll
                 for (int m = 0; m < pieces; ++m)
 #pragma unroll
@@ -294,7 +297,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
             };
 
             if constexpr (config::promote > 0) {
-                Sum total[pieces][config::wg_n / 2];
+                Sums total;
                 clear(total);
                 Word meta[pieces][2];
 #pragma unroll 1
@@ -350,18 +353,15 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
                 clear(c);
             }
 
-            // ---- Registers to Y ----------------------------------------------------------------
-
             const int batch = work.column / n_blocks;
-            const int first_n =
-                (work.column - batch * n_blocks) * config::block_n + wg_n * config::wg_n;
+            const Where where = {
+                rows + block.rows, block.height, (wg_m * pieces * 4 + warp % 4) * 2 * y_rows,
+                (work.column - batch * n_blocks) * config::block_n + wg_n * config::wg_n};
             Output* const y_of = y + batch * y_batch;
             const auto y_address = reinterpret_cast<unsigned long long>(y_of);
-            const bool aligned = (y_address | ldy * sizeof(Output)) % chunk_bytes == 0;
-            constexpr int lane_outputs = chunk_bytes / output_bytes;  // that a lane stores at once
-            constexpr int lane_chunks = lane_outputs / 4;             // of sums
-            constexpr int row_lanes = y_part / lane_outputs;
-            constexpr int store_rows = 32 / row_lanes;  // by one instruction of a warp
+            const Target target = {y_of, ldy, n,
+                                   (y_address | ldy * sizeof(Output)) % chunk_bytes == 0,
+                                   y_buffers + warp * y_bytes};
             const Epilogue by = {
                 alpha,
                 beta,
@@ -373,73 +373,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1) sm90_tvw_gemm8(
                 row_scale,
                 column_scale,
             };
-
-            // Through shared memory as sums, 8 rows of a warp and 32 columns at a time: a lane holds
-            // pairs, and memory wants 16 bytes of a row. Chunk j of row r waits at j ^ 2 (r % 4): four
-            // rows, two chunks of each, are all banks.
-            const auto at = [&](int row, int chunk) {
-                return y_buffer + row * y_row_bytes + (chunk ^ row % 4 * 2) * chunk_bytes;
-            };
-#pragma unroll
-            for (int part = 0; part < pieces * config::wg_n / y_part; ++part)
-#pragma unroll 1
-                for (int half = 0; half < 2; ++half) {
-                    const int m = part / (config::wg_n / y_part);
-                    const int first_sum = part % (config::wg_n / y_part) * y_part / 2;
-                    warp_barrier();
-#pragma unroll
-                    for (int j = 0; j < y_part / 8; ++j) {
-                        const Sum* const s = c[m] + first_sum + 4 * j;
-                        store_shared_pair(at(lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 8,
-                                          bits_of(half ? s[2] : s[0]), bits_of(half ? s[3] : s[1]));
-                    }
-                    warp_barrier();
-                    const int mine = lane % row_lanes;
-                    const int n0 = first_n + 2 * first_sum + mine * lane_outputs;
-#pragma unroll 1
-                    for (int i = 0; i < y_rows / store_rows; ++i) {
-                        const int row = i * store_rows + lane / row_lanes;
-                        const int of_block =
-                            (wg_m * pieces + m) * slab_rows + (warp % 4 * 2 + half) * y_rows + row;
-                        const int to_row =
-                            of_block < block.height ? load_int(rows + block.rows + of_block) : -1;
-                        if (to_row < 0) continue;
-                        // Of two chunks, odd rows begin with the second, for the sake of the banks.
-                        const int turned = lane_chunks == 2 ? row % 2 : 0;
-                        Chunk got[lane_chunks];
-#pragma unroll
-                        for (int h = 0; h < lane_chunks; ++h)
-                            got[h] = load_shared_chunk(at(row, mine * lane_chunks + (h ^ turned)));
-                        Chunk chunk;
-                        if constexpr (config::output == Element::int32) {
-                            chunk = got[0];
-                        } else {
-                            float sum[lane_outputs];
-#pragma unroll
-                            for (int e = 0; e < lane_outputs; ++e) {
-                                const Word first = got[0].word[e % 4];
-                                const Word last = got[lane_chunks - 1].word[e % 4];
-                                sum[e] = value_of<Sum>(e / 4 == turned ? first : last);
-                            }
-                            if constexpr (config::fused) finish(sum, by, to_row, n0, n - n0);
-#pragma unroll
-                            for (int w = 0; w < 4; ++w)
-                                chunk.word[w] =
-                                    output_bytes == 2
-                                        ? round_pair(sum[2 * w % lane_outputs],
-                                                     sum[(2 * w + 1) % lane_outputs])
-                                        : bits_of(sum[w]);
-                        }
-                        Output* const to = y_of + static_cast<long long>(to_row) * ldy + n0;
-                        if (aligned && n0 + lane_outputs <= n) {
-                            store_global_chunk(to, chunk);
-                        } else {
-#pragma unroll
-                            for (int e = 0; e < lane_outputs; ++e)
-                                if (n0 + e < n) to[e] = output_of(chunk, e);
-                        }
-                    }
-                }
+            store_sums(c, where, by, target);
         }
     }
 }

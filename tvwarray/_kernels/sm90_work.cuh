@@ -3,6 +3,7 @@
 #pragma once
 #include "types.cuh"
 #include "config.cuh"
+#include "ptx.cuh"
 #include "strips.cuh"
 #include "sm90_ptx.cuh"
 
@@ -17,12 +18,20 @@ struct Block {
     int slots;   // where the tile's column list begins
     int rows;    // where the block's row list begins
     int height;  // how many rows that list has for the block
+    Word share;  // of a tile that is cut along its slots: the first piece, how many, which one this is
 };
 
 __device__ inline Block load_block(const int* list, int index) {
     const int4 head = load_int4(list + 8 * index);
     const int4 tail = load_int4(list + 8 * index + 4);
-    return {head.x, head.y, head.z, head.w, tail.x, tail.y, tail.z};
+    return {head.x, head.y, head.z, head.w, tail.x, tail.y, tail.z,
+            static_cast<Word>(tail.w)};
+}
+
+// Which item a block takes after item `index`, if `blocks` share the work: as schedule.py has found
+// beforehand, where tiles are of unequal length; or they take turns.
+__device__ inline int item_after(const int* following, int index, int blocks) {
+    return following ? load_int(following + index) : index + blocks;
 }
 
 // A place in the ring: the stage, and how often the ring has been gone round.

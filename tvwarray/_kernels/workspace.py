@@ -30,6 +30,8 @@ from tvwarray._kernels.config import (
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.elements import Form
+from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.hopper.cost import cut_of
 from tvwarray._kernels.launch import Launcher, Scratch
 from tvwarray._kernels.repeat import CHUNK, Packed, scratch
 from tvwarray._kernels.select import AnyConfig, Choice
@@ -145,7 +147,7 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(tiles: few.Sized, config: AnyConfig, columns: int, multiprocessors: int) -> Pieces:
-    """Return how a kernel cuts tiles; those of Hopper do not.
+    """Return how a kernel cuts tiles; that of 8-bit values on Hopper does not.
 
     Parameters
     ----------
@@ -155,6 +157,11 @@ def pieces_of(tiles: few.Sized, config: AnyConfig, columns: int, multiprocessors
         Blocks side by side.
     multiprocessors : int
     """
+    if isinstance(config, HopperConfig):
+        limit = cut_of(config, tiles.bricks, tiles.steps, columns, multiprocessors)
+        count = columns * piece_count(tiles.bricks, tiles.steps, config.block_rows, limit)
+        sums, warps = count * config.block_rows * config.block_n, count * config.multiply_warps
+        return Pieces(limit, np.float32, sums, warps)
     if not isinstance(config, KernelConfig):
         return Pieces(0, np.float32, 0, 0)
     if isinstance(config, FewConfig):

@@ -66,31 +66,17 @@ class ByteConfig(RoleConfig):
         return replace(self, output=output)
 
     def with_epilogue(self, activation: Activation) -> ByteConfig:
-        """Return the variant that finishes sums before it stores them.
-
-        That takes registers beside the sums; where there are none left, fewer threads copy.
-        """
+        """Return the variant that finishes sums before it stores them."""
         fused = replace(self, fused=True, activation=activation)
-        if self.wg_rows * self.wg_n < 128 * 128:
+        if self.block_rows < 256 or activation in ("none", "relu"):
             return fused
-        return replace(
-            fused, gather_warps=2, gather_groups=2, multiply_registers=208, copy_registers=88
-        )
+        # A function beside so many sums: divided otherwise, the threads that copy would spill.
+        return replace(fused, multiply_registers=176, copy_registers=80)
 
     @property
     def bfloat16(self) -> bool:
         """Whether 16-bit results are bfloat16."""
         return self.output == "bfloat16"
-
-    @property
-    def boxes(self) -> bool:
-        """X is gathered."""
-        return False
-
-    @property
-    def cluster(self) -> int:
-        """Blocks that share what they copy."""
-        return 1
 
     @property
     def copy_warps(self) -> int:

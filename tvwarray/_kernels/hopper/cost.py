@@ -9,7 +9,7 @@ behind the last one the sums are stored::
     shared memory  (A and X as wgmma reads them + X as it is gathered) / 128 a clock
     L2             bytes of the stage, of what a cluster shares its part / 46 a clock
     item  = steps x (longest + 0.05 x L2 if X is larger than the cache)
-            + rows x columns x 2 / 17 a clock
+            + rows x columns x 2 / 17 a clock; of a tile that is cut see `cut`
     items = max(mean item x items of the busiest multiprocessor, longest item)
     time  = start + max(items + 0.15 x memory, memory)
 
@@ -24,7 +24,7 @@ writes X once more, and their steps take 128 slots.
 from __future__ import annotations
 
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from tvwarray._kernels.cost import LAUNCH_SECONDS, Prediction, Problem, copy_sec
 from tvwarray._kernels.devices import Device
 from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
 from tvwarray._kernels.hopper.config8 import ByteConfig
+from tvwarray._kernels.hopper.cut import end_of, most_steps, pieces_of
+
+HostArray = np.ndarray[Any, Any]
 
 TENSOR_FLOPS: Final = 8192.0
 """Dense-equivalent operations a clock: half of them are multiplications by what is not stored."""
@@ -53,6 +56,10 @@ STORE_CLOCK_BYTES: Final = 17.0
 """Bytes of Y a clock: converting, turning around in shared memory, storing."""
 SUM_CLOCKS: Final = 0.24
 """Clocks for each sum of 8-bit values, which pass shared memory as they are, 8 rows at a time."""
+PASS_CLOCKS: Final = 1000.0
+"""What writing or reading the sums of a piece takes at least: fences, the counter, the way."""
+PASS_CLOCK_BYTES: Final = 2200.0
+"""Bytes of such sums a clock, of all blocks together (H200, 4096x4096, n = 128 to 512)."""
 LATENCY_CLOCKS: Final = 1500.0
 """From a stage's first copy to its hand-over."""
 HAND_OVER_CLOCKS: Final = 110.0
@@ -123,10 +130,50 @@ def budget(config: HopperConfig | ByteConfig) -> Budget:
     )
 
 
-def store_steps(config: HopperConfig) -> float:
+def store_clocks(config: HopperConfig | ByteConfig) -> float:
+    """Return how long storing an item takes."""
+    outputs = config.block_rows * config.block_n
+    if isinstance(config, ByteConfig):
+        return outputs * SUM_CLOCKS
+    return outputs * 2 / STORE_CLOCK_BYTES
+
+
+def step_clocks(config: HopperConfig | ByteConfig) -> float:
+    """Return how long a step takes while all blocks work."""
+    return max(budget(config).clocks.values())
+
+
+def store_steps(config: HopperConfig | ByteConfig) -> float:
     """Return how many steps storing an item takes."""
-    store = config.block_rows * config.block_n * 2 / STORE_CLOCK_BYTES
-    return store / max(budget(config).clocks.values())
+    return store_clocks(config) / step_clocks(config)
+
+
+def pass_on_steps(config: HopperConfig | ByteConfig, at_once: int) -> float:
+    """Return how many steps writing or reading the sums of a piece takes, if `at_once` do."""
+    nbytes = config.block_rows * config.block_n * 4
+    return (PASS_CLOCKS + nbytes * at_once / PASS_CLOCK_BYTES) / step_clocks(config)
+
+
+def items_of(config: HopperConfig | ByteConfig, bricks: HostArray, columns: int) -> HostArray:
+    """Return how many items tiles of so many bricks have, with `columns` blocks side by side.
+
+    Those of a cluster are one.
+    """
+    slabs = -(-bricks * 16 // SLAB_ROWS)
+    entries = -(-slabs // (config.block_rows // SLAB_ROWS))
+    return np.asarray(entries * ceil(columns / config.wide))
+
+
+def cut_of(
+    config: HopperConfig | ByteConfig, bricks: HostArray, steps: HostArray, columns: int,
+    multiprocessors: int,
+) -> int:  # fmt: skip
+    """Return of how many steps pieces of tiles may be at most, or 0 if none is to be cut."""
+    if isinstance(config, ByteConfig) or not config.can_cut:
+        return 0
+    items, at_once = items_of(config, bricks, columns), multiprocessors // config.cluster
+    pass_on = pass_on_steps(config, min(2 * int(items.sum()), at_once))
+    return most_steps(items, steps, at_once, store_steps(config), pass_on)
 
 
 def predict_hopper(
@@ -151,11 +198,12 @@ def _items(
     config: HopperConfig | ByteConfig, problem: Problem, device: Device
 ) -> tuple[float, str]:
     """Return the clocks from the first item's start to the last one's end, and their limit."""
-    slabs = -(-problem.bricks * 16 // SLAB_ROWS)
-    tall, wide = (config.cluster, 1) if config.boxes else (1, config.cluster)
-    entries = -(-slabs // (config.block_rows // SLAB_ROWS))
-    blocks = entries * ceil(problem.n / (config.block_n * wide)) * wide
-    count = -(-int(blocks.sum()) // tall) * tall
+    columns, steps = ceil(problem.n / config.block_n), problem.steps
+    items = items_of(config, problem.bricks, columns)
+    blocks = items * config.wide
+    limit_steps = cut_of(config, problem.bricks, steps, columns, device.multiprocessors)
+    count = int((blocks * pieces_of(steps, limit_steps)).sum())
+    count = -(-count // config.tall) * config.tall
     if count == 0:
         return 0.0, "launch"
     need = budget(config)
@@ -167,11 +215,14 @@ def _items(
     paths["latency"] = LATENCY_CLOCKS / arriving
     limit = max(paths, key=lambda name: paths[name])
     clocks = paths[limit]
-    turns = isinstance(config, ByteConfig)
-    if problem.shape[1] * problem.n * (1 if turns else 2) > device.l2_bytes:
+    if problem.shape[1] * problem.n * problem.dtype.itemsize > device.l2_bytes:
         clocks += FAR_SHARE * paths["L2"]
-    outputs = config.block_rows * config.block_n
-    store = outputs * SUM_CLOCKS if turns else outputs * 2 / STORE_CLOCK_BYTES
+    store = store_clocks(config)
+    if limit_steps:
+        at_once = device.multiprocessors // config.cluster
+        pass_on = pass_on_steps(config, min(count, at_once)) * step_clocks(config)
+        in_steps = store / clocks, pass_on / clocks
+        return clocks * end_of(items, steps, limit_steps, at_once, *in_steps), limit
     mean = float((blocks * problem.steps).sum()) / int(blocks.sum()) * clocks
     if store > mean:
         limit = "stores"

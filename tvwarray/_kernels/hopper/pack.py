@@ -33,7 +33,10 @@ import numpy as np
 
 from tvwarray._kernels.bricks import PADDING_META
 from tvwarray._kernels.config import BRICK_ROWS
-from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS
+from tvwarray._kernels.hopper.config import SLAB_ROWS, STEP_SLOTS, HopperConfig
+from tvwarray._kernels.hopper.config8 import ByteConfig
+from tvwarray._kernels.hopper.cost import pass_on_steps, store_steps
+from tvwarray._kernels.hopper.cut import costs_of, pieces_of
 from tvwarray._kernels.pack import PackedMatrix
 from tvwarray._kernels.schedule import successors
 from tvwarray._kernels.streams import settled
@@ -44,7 +47,7 @@ from tvwarray._ragged import cumulate, runs
 HostArray = np.ndarray[Any, Any]
 
 BLOCK_WORDS: Final = 8
-"""int32 words of an entry of the work list: struct Block of sm90_layout.cuh, and one unused."""
+"""int32 words of an entry of the work list: struct Block of sm90_work.cuh."""
 
 _BRICKS: Final = SLAB_ROWS // BRICK_ROWS
 _VALUE_WORDS: Final = SLAB_ROWS * 32
@@ -72,48 +75,74 @@ class SlabMatrix:
     lists: dict[Hashable, Any]
     """Work lists on the device, by the rows of a block and the blocks of a cluster; schedules."""
 
-    def work_list(self, block_rows: int, cluster: int = 1) -> Array:
+    def work_list(self, block_rows: int, cluster: int = 1, most_steps: int = 0) -> Array:
         """Return the work list for blocks of at most `block_rows` rows, int32 (entries, 8).
 
         Clusters take as many entries together as they have blocks, all with the same steps.
         """
-        key = block_rows, cluster
+        key = block_rows, cluster, most_steps
         if key not in self.lists:
-            blocks = _grouped(self.blocks(block_rows), cluster)
+            blocks = _grouped(self.blocks(block_rows, most_steps), cluster)
             with settled(self.cols):
                 self.lists[key] = from_host(blocks, self.cols)
         found: Array = self.lists[key]
         return found
 
     def following(
-        self, block_rows: int, cluster: int, columns: int, strip: int, at_once: int, store: float
+        self,
+        config: HopperConfig | ByteConfig,
+        most_steps: int,
+        columns: int,
+        strip: int,
+        at_once: int,
     ) -> Array | None:
         """Return which item each one's block takes next, on the device; None where they take turns.
 
-        See `schedule.successors`; storing an item takes as long as `store` steps.
+        See `schedule.successors`; what items cost is in `cut`.
         """
-        key = "following", block_rows, cluster, columns, strip, at_once
+        key = "following", config.block_rows, config.tall, most_steps, columns, strip, at_once
         if key not in self.lists:
-            steps = _grouped(self.blocks(block_rows), cluster)[::cluster, 3]
-            found = successors(steps + store, columns, strip, at_once)
+            work = _grouped(self.blocks(config.block_rows, most_steps), config.tall)[:: config.tall]
+            share = work[:, 7].view(np.uint32)
+            costs = costs_of(
+                work[:, 3],
+                share >> 8 & 255,
+                share & 255,
+                store_steps(config),
+                pass_on_steps(config, at_once),
+            )
+            found = successors(costs, columns, strip, at_once)
             with settled(self.cols):
                 self.lists[key] = None if found is None else from_host(found, self.cols)
         return self.lists[key]
 
-    def blocks(self, block_rows: int) -> HostArray:
-        """Cut the tiles into blocks of `block_rows` rows: the work list, longest first."""
+    def blocks(self, block_rows: int, most_steps: int = 0) -> HostArray:
+        """Cut the tiles into blocks of `block_rows` rows: the work list, longest first.
+
+        Tiles of more than `most_steps` steps, unless that is 0, are cut into pieces of as equal
+        lengths as can be, whose sums are added up.
+        """
         tiles, most = self.tiles, block_rows // SLAB_ROWS
         cuts = -(-self.height // most)
         tile = np.repeat(np.arange(tiles.source.size), cuts)
         above = runs(0, cuts) * most
+        pieces = pieces_of(tiles.steps, most_steps)[tile]
+        shared = np.where(pieces > 1, pieces, 0)
+        first = np.repeat(np.cumsum(shared) - shared, pieces)
+        piece = runs(0, pieces)
+        tile, above, pieces = (np.repeat(x, pieces) for x in (tile, above, pieces))
+        start = tiles.steps[tile] * piece // pieces
+        stop = tiles.steps[tile] * (piece + 1) // pieces
         blocks = np.zeros((tile.size, BLOCK_WORDS), np.int32)
-        blocks[:, 0] = self.first_slab[tile] + above
+        blocks[:, 0] = self.first_slab[tile] + above + start * self.height[tile]
         blocks[:, 1] = self.height[tile]
         blocks[:, 2] = np.minimum(self.height[tile] - above, most)
-        blocks[:, 3] = tiles.steps[tile]
-        blocks[:, 4] = tiles.first_slot[tile]
+        blocks[:, 3] = stop - start
+        blocks[:, 4] = tiles.first_slot[tile] + start * tiles.step_slots
         blocks[:, 5] = tiles.first_row[tile] + above * SLAB_ROWS
         blocks[:, 6] = (tiles.bricks[tile] - above * _BRICKS) * BRICK_ROWS
+        share = (first << 16 | pieces << 8 | piece).astype(np.uint32).view(np.int32)
+        blocks[:, 7] = np.where(pieces > 1, share, 0)
         # Ties stay in order, so that blocks of a tile, which share its rows of X, are neighbours.
         return blocks[np.argsort(-blocks[:, 3], kind="stable")]
 

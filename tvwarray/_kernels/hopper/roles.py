@@ -24,6 +24,8 @@ class RoleConfig(ABC):
     block_n: int
     wg_rows: int
     wg_n: int
+    boxes: bool = False
+    cluster: int = 1
 
     @property
     def sparse(self) -> bool:
@@ -39,6 +41,16 @@ class RoleConfig(ABC):
     def multiply_warps(self) -> int:
         """Warps that multiply."""
         return 4 * (self.block_rows // self.wg_rows) * (self.block_n // self.wg_n)
+
+    @property
+    def tall(self) -> int:
+        """Blocks of a cluster one above another, which share X."""
+        return self.cluster if self.boxes else 1
+
+    @property
+    def wide(self) -> int:
+        """Blocks of a cluster side by side, which share A."""
+        return 1 if self.boxes else self.cluster
 
     @property
     @abstractmethod
