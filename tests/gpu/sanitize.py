@@ -66,6 +66,7 @@ def workload(tool: str, kernels: list[str]) -> None:
     import numpy as np
     from kernel_problems import BFLOAT16, FLOAT16, Product, exact
     from test_gpu import architecture, array_to_gpu, shipped, to_gpu
+    from test_gpu_items import OneMultiprocessor, variants_of
     from test_hopper_boxes import plain
     from test_hopper_bytes import E4M3
     from test_hopper_bytes import ragged as byte_problem
@@ -79,7 +80,7 @@ def workload(tool: str, kernels: list[str]) -> None:
     from tvwarray._kernels.hopper.config8 import byte_configs
     from tvwarray._kernels.launch import CupyLauncher
     from tvwarray._kernels.pack import pack
-    from tvwarray._kernels.select import configs_of
+    from tvwarray._kernels.select import configs, configs_of
 
     # Pools hide accesses beyond an array from the tools.
     cupy.cuda.set_allocator(None)
@@ -104,18 +105,24 @@ def workload(tool: str, kernels: list[str]) -> None:
             bias = np.arange(len(exactly), dtype=np.float32)
             by = {"epilogue": Epilogue(bias=cupy.asarray(bias), activation="relu")}
             exactly = np.maximum(exactly + bias[:, None], 0)
+        by_columns = getattr(config, "column_major", False)
+        out = cupy.empty(exactly.shape, x.dtype, order="F") if by_columns else None
+        start = OneMultiprocessor() if getattr(config, "persistent", False) else launcher
         with patch.object(product, "_compiled", compiled):
-            got = product.multiply(launcher, packed, x, config=config, **by).get()
+            got = product.multiply(start, packed, x, out, config, **by).get()
         right = np.array_equal(got, exactly.astype(got.dtype))
         report(f"{config} with an epilogue" if fused else config, right)
 
     for dtype in (FLOAT16, BFLOAT16):
         for sparse in (True, False):
-            problem = _problem(dtype, sparse, 72)
+            problem, own = _problem(dtype, sparse, 72), configs(here, dtype, sparse)
             for config in shipped(here, dtype, sparse):
                 run(problem, config)
                 if dtype == FLOAT16 and sparse:
                     run(problem, config, fused=True)
+                    for variant in variants_of(config) if config in own else ():
+                        run(problem, variant)
+                        run(problem, variant, fused=True)
             for n in (1, 5, 64):
                 config = few_config(dtype.name, sparse, n, _problem(dtype, sparse, n).x.shape[0])
                 run(_problem(dtype, sparse, n), config)
