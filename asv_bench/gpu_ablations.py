@@ -10,6 +10,7 @@ right is compared with float32 sums first; with parts left out nothing is.
 from __future__ import annotations
 
 import argparse
+import traceback
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -238,11 +239,12 @@ def epilogues(clock: Clock, tables: Tables, sides: list[int]) -> None:
             ("`sm90_tvw_gemm8`, float8", "sm90_tvw_gemm8", problem.in_float8()),
         ):
             bench = Bench(given)
-            timed[name] = {"bare": bench.checked(bench.run(bench.best(kernel)))}
+            config = bench.best(kernel)
+            timed[name] = {"bare": bench.checked(bench.run(config))}
             for what, f in functions.items():
                 activation = None if what == "bias" else what
                 by = Epilogue(bias=added, activation=activation, out_dtype=bench.cast.out_dtype)
-                run = bench.run(fusing(bench, kernel, activation), epilogue=by)
+                run = bench.run(config, epilogue=by)
                 timed[name][what] = bench.checked(run, lambda y, f=f, b=bias: f(y + b.float()))
         dense = peers.dense(side, side, problem.x)
         timed["cuBLAS, then PyTorch"] = {
@@ -255,21 +257,13 @@ def epilogues(clock: Clock, tables: Tables, sides: list[int]) -> None:
     tables.show("epilogues", "75 %, tiles of 256 rows, us:", header, rows)
 
 
-def fusing(bench: Bench, kernel: str, activation: str | None) -> Any:
-    """Return the config that ranks first of those with a variant for an activation."""
-    for config, _ in bench.ranked(kernel):
-        if not isinstance(config, HopperConfig) or config.can_fuse(activation or "none"):
-            return config
-    raise LookupError(f"no config of {kernel} fuses {activation}")
-
-
 def short(config: Any) -> str:
     """Return a config's name in a table."""
     if config.kernel == "sm80_tvw_gemm":
         return f"{config.block_rows} x {config.block_n}{', persistent' * config.persistent}"
     shared = f", {'X' if config.boxes else 'A'} shared by {config.cluster}"
     return (
-        f"{config.block_rows} x {config.block_n}{' boxes' if config.boxes else ''}"
+        f"{config.block_rows} x {config.block_n}{' boxes' * config.boxes}{', cut' * config.cut}"
         f"{shared if config.cluster > 1 else ''}"
     )
 
@@ -294,8 +288,15 @@ def main() -> None:
     properties = torch.cuda.get_device_properties(0)
     print(f"{properties.name}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}")
     print(f"an empty kernel: {clock.median_us(empty_kernel()):.1f} us\n")
+    failed = []
     for part in args.parts:
-        PARTS[part](clock, tables, args.sizes)
+        try:
+            PARTS[part](clock, tables, args.sizes)
+        except Exception:  # the other parts are worth having
+            traceback.print_exc()
+            failed.append(part)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
