@@ -288,15 +288,19 @@ def main() -> None:
     properties = torch.cuda.get_device_properties(0)
     print(f"{properties.name}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}")
     print(f"an empty kernel: {clock.median_us(empty_kernel()):.1f} us\n")
-    failed = []
-    for part in args.parts:
-        try:
-            PARTS[part](clock, tables, args.sizes)
-        except Exception:  # the other parts are worth having
-            traceback.print_exc()
-            failed.append(part)
+    failed = [part for part in args.parts if not done(PARTS[part], clock, tables, args.sizes)]
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def done(part: Any, *given: Any) -> bool:
+    """Run a part; say whether it came to its end. The others are worth having if it did not."""
+    try:
+        part(*given)
+    except Exception:
+        traceback.print_exc()
+        return False
+    return True
 
 
 if __name__ == "__main__":
