@@ -74,7 +74,14 @@ def test_a_backend_that_does_not_run_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("v4", "AVX-512"), ("v3", "AVX2"), ("base", "baseline")]
+    ("name", "part"),
+    [
+        ("amx", "AMX"),
+        ("vnni", "VNNI"),
+        ("v4", "AVX-512)"),
+        ("v3", "AVX2"),
+        ("base", "baseline"),
+    ],
 )
 def test_the_instruction_set_of_the_engine_is_named(monkeypatch, name, part):
     class Compiled:
@@ -85,6 +92,13 @@ def test_the_instruction_set_of_the_engine_is_named(monkeypatch, name, part):
     found = _show_config.backends()["compiled extension"]
     assert found.startswith("in use: ")
     assert part in found
+
+
+def test_every_instruction_set_of_the_extension_has_a_name():
+    compiled = _show_config.native()
+    if compiled is None:
+        pytest.skip("there is no compiled extension")
+    assert set(compiled.isa_names()) <= {*_show_config._INSTRUCTION_SETS, "base"}
 
 
 def test_the_processor_has_a_name(tmp_path):

@@ -29,7 +29,12 @@ _VARIABLES: Final = (
     "TVWARRAY_NUM_THREADS", "TVWARRAY_NATIVE", "TVWARRAY_CACHE_DIR", "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
-_INSTRUCTION_SETS: Final = {"v4": "x86-64-v4 (AVX-512)", "v3": "x86-64-v3 (AVX2)"}
+_INSTRUCTION_SETS: Final = {
+    "amx": "x86-64-v4 (AVX-512), 8-bit integers and bfloat16 by AMX",
+    "vnni": "x86-64-v4 (AVX-512), int8 by VNNI",
+    "v4": "x86-64-v4 (AVX-512)",
+    "v3": "x86-64-v3 (AVX2)",
+}
 
 
 @overload
