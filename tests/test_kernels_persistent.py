@@ -36,7 +36,7 @@ from test_kernels_epilogue import skewed
 from tvwarray import Epilogue
 from tvwarray._errors import BackendError
 from tvwarray._kernels import product as product_module
-from tvwarray._kernels.compile import CompiledKernel, compile_kernel
+from tvwarray._kernels.compile import CompiledKernel, compile_kernel, registers_of
 from tvwarray._kernels.config import ARCHITECTURES, KernelConfig
 from tvwarray._kernels.cost import Problem
 from tvwarray._kernels.devices import DEVICES
@@ -292,12 +292,16 @@ def test_gate(architecture: str) -> None:
 
 def test_blocks_that_a_multiprocessor_holds() -> None:
     """By shared memory or by registers, at least as many as the config asks for."""
-    for architecture in ("80", "90", "120"):
-        device = {"80": DEVICES["A100"], "90": H200, "120": DEVICES["RTX 5090"]}[architecture]
+    cubin = compile_kernel(of_shape(64, 64), "90").cubin_path.read_bytes()
+    with pytest.raises(BackendError, match="how many registers"):
+        registers_of(cubin.replace(b".nv.info\0", b".nv.none\0"))
+    for name in ("A100", "RTX 4090", "H200", "B200", "RTX 5090"):
+        device, architecture = DEVICES[name], DEVICES[name].architecture
         for config in configs(architecture, FLOAT16, True):
             kernel = compile_kernel(replace(config, persistent=True), architecture)
             held = kernel.resident_blocks(device.shared_per_multiprocessor)
             assert held >= config.min_blocks
+            assert registers_of(kernel.cubin_path.read_bytes()) == kernel.usage.registers
             assert held * (config.shared_bytes + 1024) <= device.shared_per_multiprocessor
             assert held * config.threads * kernel.usage.registers <= 65536
 

@@ -35,6 +35,9 @@ CACHE_VARIABLE: Final = "TVWARRAY_CACHE_DIR"
 
 FLAGS: Final = ("--std=c++17", "--ptxas-options=-v")
 
+_REGISTERS: Final = (4, 0x2F)
+"""How an entry of a cubin begins that holds a kernel's registers: its form, and what it says."""
+
 _PARTS: Final = ("kernel.ptx", "kernel.cubin", "log.txt")
 
 
@@ -115,8 +118,30 @@ def _resident(kernel: CompiledKernel, shared_per_multiprocessor: int) -> int:
     config = kernel.config
     by_shared = shared_per_multiprocessor // (config.shared_bytes + RESERVED_SHARED)
     # A warp's registers are given out in lots of 8 for each thread.
-    registers = -(-kernel.usage.registers // 8) * 8 * config.threads
+    registers = -(-registers_of(kernel.cubin_path.read_bytes()) // 8) * 8 * config.threads
     return max(1, min(by_shared, REGISTERS_PER_MULTIPROCESSOR // registers))
+
+
+def registers_of(cubin: bytes) -> int:
+    """Return the registers of a thread of the one kernel in a cubin.
+
+    The assembler's report has them too, but NVRTC gives none for what its own cache holds. They are
+    an entry of the section ``.nv.info``: a byte of form, one that says what it is, a length.
+    """
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<3H", cubin, 58)
+    sections = [struct.unpack_from("<2I4Q", cubin, table + i * size) for i in range(count)]
+    named = sections[names][4]
+    for name, *_, start, length in sections:
+        if not cubin.startswith(b".nv.info\0", named + name):
+            continue
+        at, end = start, start + length
+        while at < end:
+            form, kind, value = struct.unpack_from("<2BH", cubin, at)
+            if (form, kind) == _REGISTERS:
+                return int(struct.unpack_from("<2I", cubin, at + 4)[1])
+            at += 4 + (value if form == _REGISTERS[0] else 0)
+    raise BackendError("the cubin does not say how many registers its kernel takes.")
 
 
 @dataclass(frozen=True)
