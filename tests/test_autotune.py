@@ -143,3 +143,16 @@ def test_autotune_says_what_it_needs():
     A = TVWMatrix.from_dense(np.eye(64, dtype=np.float16))
     with pytest.raises(BackendError, match="needs CuPy arrays on a CUDA device"):
         tvwarray.autotune(A, 8)
+
+
+def test_shipped_times_apply_to_their_gpu_until_others_are_measured(monkeypatch):
+    gpu = replace(H200, name="NVIDIA H200")
+    modelled = choose(problem(), gpu)
+    first, second, third = (str(c.config) for c in modelled.candidates[:3])
+    shipped = {"NVIDIA H200": {tuned.describe(problem()): {second: 2e-5, "a kernel of old": 1e-6}}}
+    monkeypatch.setattr(tuned, "shipped", lambda: shipped)
+    assert str(tuned.measured(modelled, problem(), gpu).config) == second
+    assert tuned.measured(modelled, problem(), H200) is modelled
+    assert tuned.measured(modelled, problem(n=513), gpu) is modelled
+    tuned.record(problem(), gpu, {first: 2e-5, third: 1e-5})
+    assert str(tuned.measured(modelled, problem(), gpu).config) == third

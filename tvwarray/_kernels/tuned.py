@@ -9,6 +9,10 @@ One file, ``tuned-1.json``, beside the compiled kernels::
 
 Times of another GPU or version never apply. The file is read with suspicion: what is not of this
 form is ignored, and written over by the next measurement.
+
+Beside it there are times that come with the library, ``tuned_gpus.json``: of the same form, by GPU
+alone, since they were measured with its own kernels (`asv_bench/gpu_tune.py`). What was measured on
+the machine itself takes precedence over them.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import json
 import os
 import tempfile
 import threading
+from functools import cache
+from importlib import resources
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +36,7 @@ from tvwarray._kernels.devices import Device
 from tvwarray._kernels.select import Choice, judged, variants
 
 FILE: Final = "tuned-1.json"
+SHIPPED: Final = "tuned_gpus.json"
 MAX_BYTES: Final = 2**24
 """A larger file is not read."""
 
@@ -41,7 +48,8 @@ _read: dict[Path, tuple[object, Times]] = {}
 
 def measured(choice: Choice, problem: Problem, device: Device) -> Choice:
     """Return `choice` with the measured times put in, fastest measured kernel first."""
-    known = _load().get(_machine(device), {}).get(describe(problem), {})
+    name = describe(problem)
+    known = _load().get(_machine(device), {}).get(name) or shipped().get(device.name, {}).get(name)
     if not known:
         return choice
     others = [
@@ -53,6 +61,13 @@ def measured(choice: Choice, problem: Problem, device: Device) -> Choice:
     timed = [c._replace(measured=known.get(str(c.config))) for c in (*choice.candidates, *others)]
     order = sorted(timed, key=lambda c: (bool(c.refusal), c.measured or inf))
     return Choice(tuple(order))
+
+
+@cache
+def shipped() -> Times:
+    """Return the times that come with the library."""
+    file = resources.files("tvwarray._kernels").joinpath(SHIPPED)
+    return _valid(json.loads(file.read_text()))
 
 
 def record(problem: Problem, device: Device, seconds: dict[str, float]) -> Path:
