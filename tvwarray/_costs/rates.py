@@ -1,5 +1,6 @@
-"""Nanoseconds of what the CPU model counts, as `asv_bench/predictions.py --fit` prints them.
+"""Nanoseconds of what the CPU model counts, fitted to medians over several measuring passes.
 
+`asv_bench/predictions.py --fit` fits them to one pass, and prints somewhat different ones.
 Measured on one core of an Intel Xeon (Sapphire Rapids), OpenBLAS 0.3.31, SciPy 1.17.
 """
 

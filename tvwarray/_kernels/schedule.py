@@ -4,7 +4,7 @@ Blocks take the first items in turn, and the next one always goes to the block t
 by what items cost: what a queue would do, decided beforehand, so that no block asks another and
 every run is the same. Items are in the order of strips.cuh, longest first within a strip, so the
 last ones are short. Handing them round instead, item i to block i modulo the blocks, gives the same
-blocks long ones in every round: on an H200 tiles of 1 to 20 times the columns took 17 % longer.
+blocks long ones in every round.
 
 ::
 
