@@ -94,8 +94,10 @@ def _compiled(config: Any, architecture: str, changes: edits.Edits) -> Any:
 class Tables:
     """Prints tables, and keeps them in a file for the pages; see gpu_table.py."""
 
-    def __init__(self, out: Path | None) -> None:
-        self._file = (out / "ablations.md").open("w") if out else None
+    def __init__(self, out: Path | None, name: str) -> None:
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+        self._file = (out / name).open("w") if out else None
 
     def show(self, name: str, title: str, header: list[str], rows: list[list[str]]) -> None:
         """Print a table, with the comments between which it stands on its page."""
@@ -282,9 +284,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[4096, 8192])
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-    clock, tables = Clock(args.repeats), Tables(args.out)
+    clock, tables = Clock(args.repeats), Tables(args.out, "ablations.md")
     properties = torch.cuda.get_device_properties(0)
     print(f"{properties.name}, CUDA {torch.version.cuda}, PyTorch {torch.__version__}")
     print(f"an empty kernel: {clock.median_us(empty_kernel()):.1f} us\n")

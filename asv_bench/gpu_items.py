@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from gpu.clock import Clock
 from gpu.problems import draw
-from gpu_ablations import Bench, cells, short
-from gpu_table import table
+from gpu_ablations import Bench, Tables, cells, short
 
 from tvwarray import Epilogue
 from tvwarray._kernels.select import one_item_reason
@@ -32,7 +32,7 @@ def config_of(bench: Bench, tile_rows: int) -> Any:
     return replace(found, persistent=False)
 
 
-def items(clock: Clock, sides: list[int]) -> None:
+def items(clock: Clock, tables: Tables, sides: list[int]) -> None:
     """Time blocks of one item and persistent ones."""
     rows: list[list[str]] = []
     for side in sides:
@@ -47,13 +47,11 @@ def items(clock: Clock, sides: list[int]) -> None:
                 rows.append(
                     [f"{side}^3", short(one), f"{100 * sparsity:g} %", *cells(us.values()), share]
                 )
-    print(
-        table(["", "block", "", "one item, us", "persistent, us", "times as fast"], rows),
-        flush=True,
-    )
+    header = ["", "block", "pruned", "one item, us", "persistent, us", "times as fast"]
+    tables.show("items", "`sm80_tvw_gemm`, bfloat16, 2:4:", header, rows)
 
 
-def columns(clock: Clock, sides: list[int]) -> None:
+def columns(clock: Clock, tables: Tables, sides: list[int]) -> None:
     """Time results in rows, in rows that are transposed, and in columns."""
     rows: list[list[str]] = []
     for side in sides:
@@ -84,8 +82,8 @@ def columns(clock: Clock, sides: list[int]) -> None:
                             *cells(us.values()),
                         ]
                     )
-    header = ["", "block", "", "", "in rows, us", "in rows, transposed, us", "in columns, us"]
-    print(table(header, rows), flush=True)
+    header = ["", "block", "pruned", "epilogue", "rows, us", "rows, transposed, us", "columns, us"]
+    tables.show("columns", "`sm80_tvw_gemm`, bfloat16, 2:4:", header, rows)
 
 
 def main() -> None:
@@ -93,10 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="*", type=int, default=[4096])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, help="a folder for items.md, as the pages want it")
     args = parser.parse_args()
-    clock = Clock(args.repeats)
-    items(clock, args.sizes)
-    columns(clock, args.sizes)
+    clock, tables = Clock(args.repeats), Tables(args.out, "items.md")
+    items(clock, tables, args.sizes)
+    columns(clock, tables, args.sizes)
 
 
 if __name__ == "__main__":

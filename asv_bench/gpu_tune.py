@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from gpu.sizes import Structure, structures
 from tvwarray._dtypes import BFLOAT16, FLOAT16
 from tvwarray._kernels import tuned
 from tvwarray._kernels.compile import compile_kernel
+from tvwarray._kernels.devices import Device
 from tvwarray._kernels.launch import CupyLauncher, problem_of
 from tvwarray._kernels.pack import PackedMatrix, pack
 from tvwarray._kernels.product import multiply
@@ -44,6 +46,7 @@ class Bench:
     def __init__(self, candidates: int, repeats: int) -> None:
         self.candidates, self.repeats = candidates, repeats
         self.launcher = CupyLauncher()
+        self.device = self.launcher.device(cupy.empty(1))
         self.times: dict[str, dict[str, float]] = {}
         self.slower: list[float] = []
 
@@ -81,11 +84,20 @@ class Bench:
             )  # fmt: skip
 
 
-def compile_all(dtype: str, candidates: int) -> None:
-    """Compile what is going to be measured, on all cores at once."""
-    device = CupyLauncher().device(cupy.empty(1))
-    found = set()
+def wanted(dtype: str, known: Collection[str]) -> list[Structure]:
+    """Return the matrices of which a product is not known, with the n of those that are not."""
+    found = []
     for made in structures():
+        named = {n: tuned.describe(made.problem(DTYPES[dtype], n)) for n in made.batches}
+        if batches := tuple(n for n, name in named.items() if name not in known):
+            found.append(made._replace(batches=batches))
+    return found
+
+
+def compile_all(dtype: str, matrices: list[Structure], candidates: int, device: Device) -> None:
+    """Compile what is going to be measured, on all cores at once."""
+    found = set()
+    for made in matrices:
         for n in made.batches:
             what = made.problem(DTYPES[dtype], n)
             ranked = [c.config for c in choose(what, device).candidates if not c.refusal]
@@ -99,7 +111,7 @@ def compile_all(dtype: str, candidates: int) -> None:
 def as_run(config: Any, dtype: str) -> list[Any]:
     """Return what a product compiles for a config: tiles may be cut along their slots."""
     if not hasattr(config, "pieces"):
-        return [config]
+        return [replace(config, cut=cut) for cut in {False, config.can_cut}]
     return [replace(config, output=dtype, pieces=pieces) for pieces in (False, True)]
 
 
@@ -111,19 +123,25 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1e9, help="start nothing after so long")
+    parser.add_argument(
+        "--missing", action="store_true", help="keep the library's times, measure what they lack"
+    )
     args = parser.parse_args()
     deadline, bench = time.monotonic() + args.seconds, Bench(args.candidates, args.repeats)
+    name = bench.device.name
+    if args.missing:
+        bench.times |= tuned.shipped().get(name, {})
     for dtype in args.dtypes:
-        compile_all(dtype, args.candidates)
-        for made in structures():
+        matrices = wanted(dtype, bench.times)
+        compile_all(dtype, matrices, args.candidates, bench.device)
+        for made in matrices:
             if time.monotonic() < deadline:
                 bench.measure(made, dtype)
-    name = bench.launcher.device(cupy.empty(1)).name
     content = {"format": 1, "times": {name: bench.times}}
     args.out.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
-    slower = np.array(bench.slower)
+    slower = np.array(bench.slower or [1.0])
     print(
-        f"{slower.size} products on {name}; the kernel that the model ranks first takes "
+        f"{len(bench.slower)} products on {name}; the kernel that the model ranks first takes "
         f"{np.median(slower):.3f} times as long as the fastest (median), at most {slower.max():.2f}"
     )
 

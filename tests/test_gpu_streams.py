@@ -6,14 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_problems import BFLOAT16, FLOAT16, Product, exact, uniform
+from kernel_problems import (
+    BFLOAT16,
+    FLOAT16,
+    Product,
+    draw_tiles,
+    exact,
+    integers,
+    storage_of,
+    uniform,
+)
 from test_gpu import ragged, to_gpu
 from test_transposed import exact as transposed_exact
 
 import tvwarray
-from tvwarray._kernels.launch import CupyLauncher
+from tvwarray._kernels.hopper.config import HopperConfig
+from tvwarray._kernels.launch import CupyLauncher, choose_config
 from tvwarray._kernels.pack import pack
 from tvwarray._kernels.product import multiply
+from tvwarray._kernels.workspace import pieces_of
 
 pytestmark = pytest.mark.gpu
 
@@ -25,10 +36,31 @@ def problems() -> list[Product]:
         ragged(FLOAT16, False, 96),
         uniform(128, 8192, 128, tile_rows=128, keep=0.5, dtype=BFLOAT16, sparse=True),
         uniform(2048, 2048, 512, tile_rows=256, keep=0.5, dtype=BFLOAT16, sparse=True),
+        unequal(),
     ]
 
 
-@pytest.mark.parametrize("i", range(4))
+def unequal() -> Product:
+    """Return tiles of 1 to 48 steps, which are cut along their slots: by Hopper's kernel there."""
+    rng = np.random.default_rng(0)
+    slots = [16 * int(s) for s in np.linspace(4, 192, 8)]
+    rows, tiles = draw_tiles(rng, [128] * 8, slots, 0, 2048)
+    storage = storage_of((rows, 2048), tiles, FLOAT16, True, integers(rng), rng)
+    return Product(storage, integers(rng)((2048, 512)).astype(FLOAT16))
+
+
+def test_unequal_tiles_are_cut() -> None:
+    """So that the tests below are of pieces, too; the model has the kernel of an H200."""
+    packed = pack(to_gpu(unequal().storage))
+    device = CupyLauncher().device(packed.values)
+    config = choose_config(packed, 512, device).candidates[0].config
+    if device.architecture == "90":
+        assert isinstance(config, HopperConfig)
+    columns = -(-512 // config.block_n)
+    assert pieces_of(packed.tiles, config, columns, device.multiprocessors).counters > 0
+
+
+@pytest.mark.parametrize("i", range(5))
 def test_a_first_product_can_be_captured(i: int) -> None:
     """The matrix is packed beside the capture: the graph holds the product and nothing else."""
     import cupy
@@ -73,7 +105,7 @@ def test_a_first_transposed_product_can_be_captured() -> None:
     np.testing.assert_array_equal(expected, transposed_exact(product.storage, values)[0])
 
 
-@pytest.mark.parametrize("i", range(4))
+@pytest.mark.parametrize("i", range(5))
 def test_two_graphs_of_one_matrix(i: int) -> None:
     """Captured on one stream one after the other, run in the other order and on other streams."""
     import cupy
@@ -120,7 +152,7 @@ def test_copies_of_operands_stay_for_the_graph() -> None:
     np.testing.assert_array_equal(out.get(), expected)
 
 
-@pytest.mark.parametrize("i", range(4))
+@pytest.mark.parametrize("i", range(5))
 def test_a_second_stream_finds_the_matrix_packed(i: int) -> None:
     """The first product's stream is busy for long; the second product does not run ahead of it."""
     import cupy
@@ -324,7 +356,7 @@ def allocations() -> Any:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("i", range(6))
+@pytest.mark.parametrize("i", range(7))
 def test_a_workspace_is_all_that_a_product_takes(i: int, order: str) -> None:
     """As large as the plan says, whatever it held; in a graph, and on two streams at a time."""
     import cupy

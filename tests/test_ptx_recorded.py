@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+from kernel_problems import BFLOAT16, FLOAT16
 from ptx.fragments import FAMILY, WIDTH
-from tensor_core_records import FILE, Mma, instructions, load, warpgroup_products
+from tensor_core_records import FILE, Mma, Wgmma, instructions, load, warpgroup_products
+
+from tvwarray._kernels.compile import Config, compile_kernel
+from tvwarray._kernels.config import few_config
+from tvwarray._kernels.elements import form_of, refusal
+from tvwarray._kernels.hopper.config import hopper_configs
+from tvwarray._kernels.hopper.config8 import byte_configs
+from tvwarray._kernels.select import configs_of
 
 RECORDS = load()
 
@@ -40,6 +53,53 @@ def test_every_instruction_is_recorded() -> None:
     assert {c.name for c in (*instructions(), *warpgroup_products())} == set(RECORDS), (
         f"run tests/gpu/record.py on a GPU of compute capability 9.0 to write {FILE}"
     )
+
+
+MNEMONIC = re.compile(r"\b(?:wgmma\.mma_async|mma)\.s[\w.:]+")
+
+FORMS = [
+    form_of(np.dtype(getattr(ml_dtypes, name, name)), precision)
+    for name, precision in (
+        ("float16", "default"), ("bfloat16", "default"), ("int8", "default"),
+        ("float8_e4m3fn", "default"), ("float8_e5m2", "default"), ("float32", "tf32"),
+    )
+]  # fmt: skip
+
+
+def one_of_each() -> Iterator[tuple[str, Config]]:
+    """Yield an architecture and a config for each instruction that shipped kernels multiply with.
+
+    The type, the pattern and the width of a warpgroup say which.
+    """
+    for form, sparse in product(FORMS, (True, False)):
+        target = "90" if not refusal(form, "90") else "120"
+        yield target, next(iter(configs_of(target, form, sparse)))
+    for dtype, sparse, n in product((FLOAT16, BFLOAT16), (True, False), (1, 5)):
+        yield "90", few_config(dtype.name, sparse, n, 4096)
+    hopper: list[Any] = [
+        c for d in (FLOAT16, BFLOAT16) for c in hopper_configs("90", d, True, True)
+    ]
+    hopper += [c for form in FORMS for c in byte_configs("90", form, True)]
+    kinds = {
+        (c.kernel, getattr(c, "element", ""), getattr(c, "bfloat16", 0), c.wg_n): c for c in hopper
+    }
+    for config in kinds.values():
+        yield "90", config
+
+
+def test_what_kernels_multiply_with_is_recorded() -> None:
+    """Read from what is compiled; float64, whose sums are exact products rounded once, left out."""
+    recorded = {case.mnemonic for case, _ in RECORDS.values() if isinstance(case, Mma)}
+    for case, _ in RECORDS.values():
+        if isinstance(case, Wgmma):
+            recorded |= set(MNEMONIC.findall(case.text()))
+    used = set()
+    for target, config in one_of_each():
+        ptx = compile_kernel(config, target).ptx
+        found = set(MNEMONIC.findall(ptx))
+        assert found, config
+        used |= found
+    assert used <= recorded
 
 
 def _depth(case: Mma) -> int:

@@ -1,4 +1,4 @@
-"""What racecheck runs in place of the Hopper kernels computes the same: executed, without a GPU."""
+"""What the sanitizers run, without a GPU: every shipped kernel, and what racecheck runs instead."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from every_kernel import Place, cases, shipped_kernels
 from interpreter_launcher import InterpreterLauncher
 from kernel_problems import FLOAT16, exact, uniform
 
@@ -38,3 +39,15 @@ def test_barriers_that_every_lane_tells(monkeypatch, dtype, config):
     packed = pack(problem.storage)
     got = product.multiply(InterpreterLauncher("90"), packed, problem.x, config=config)
     np.testing.assert_array_equal(got, exact(problem)[0].astype(got.dtype))
+
+
+def test_every_shipped_kernel_is_run() -> None:
+    """Those of the sources; and a case of each starts the kernel whose name it bears."""
+    launcher, single = InterpreterLauncher("90"), InterpreterLauncher("90", multiprocessors=1)
+    found = list(cases(Place("90", launcher, single, lambda x: x)))
+    assert {case.kernel for case in found} == shipped_kernels()
+    assert len({(case.kernel, case.what) for case in found}) == len(found)
+    for kernel in shipped_kernels():
+        case = next(case for case in found if case.kernel == kernel)
+        assert case.right(), case
+        assert launcher.kernels[-1].name == kernel
