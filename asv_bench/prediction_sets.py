@@ -140,17 +140,6 @@ def fitted(weights: str | None) -> Matrices:
         "MiniLM value, 88 %": pruned("L3.attention.self.value", 0.88),
         "MiniLM intermediate, 80 %": pruned("L0.intermediate.dense", 0.8),
         "MiniLM output, 70 %": pruned("L5.output.dense", 0.7),
-    }
-
-
-def held_back(weights: str | None) -> Matrices:
-    """Return matrices that nothing was fitted to, listed before any of them was measured."""
-    layers = suite.layers(weights)
-
-    def pruned(name: str, sparsity: float) -> Callable[[], sp.csr_array]:
-        return lambda: suite.magnitude_pruned(layers[name], sparsity)
-
-    return {
         "advection, 88 x 88": partial(suite.advection, 88),
         "quadratic triangles, 40 x 90": partial(suite.triangles, 40, 90),
         "9-point, 135 x 185": partial(suite.finite_elements, 135, 185),
@@ -173,4 +162,41 @@ def held_back(weights: str | None) -> Matrices:
         "hidden blocks of 48, 2400": partial(suite.noisy_blocks, 2400, 48, shuffle=True, seed=31),
         "MiniLM key, 65 %": pruned("L2.attention.self.key", 0.65),
         "MiniLM intermediate, 93 %": pruned("L5.intermediate.dense", 0.93),
+    }
+
+
+def held_back(weights: str | None) -> Matrices:
+    """Return matrices that nothing was fitted to, listed before any of them was measured.
+
+    Four made from real meshes or by a multigrid solver, four of galleries, four graphs, and two
+    each that are random, banded, of blocks, and pruned layers; of 1e3 to 1e6 nonzeros.
+    """
+    layers = suite.layers(weights)
+    return {
+        "airfoil, elasticity": suite.airfoil_elasticity,
+        "airfoil, two steps": lambda: suite.clean(
+            suite.example("airfoil") @ suite.example("airfoil")
+        ),
+        "coarse 7-point, 60 x 30 x 30": lambda: suite.coarse(suite.poisson(60, 30, 30)),
+        "prolongation, 180 x 150": lambda: suite.prolongation(suite.finite_elements(180, 150)),
+        "periodic 5-point, 15 x 14": partial(suite.laplacian, (15, 14), "periodic"),
+        "Neumann 7-point, 31 x 27 x 35": partial(suite.laplacian, (31, 27, 35), "neumann"),
+        "advection, 230 x 230": partial(suite.advection, 230),
+        "quadratic triangles, 33 x 57": partial(suite.triangles, 33, 57),
+        "RMAT, 8192, denser": partial(suite.rmat, 13, 11, 41),
+        "Barabasi-Albert, 15000": partial(suite.preferential, 15_000, 12, 41),
+        "near points, 3000": partial(suite.geometric, 3000, 0.05, 41),
+        "ratings, 6000 x 5000": partial(suite.ratings, 6000, 5000, 50, 41),
+        "random 60 %, 1400 x 1000": partial(suite.unstructured, 1400, 1000, 0.6, 41),
+        "scattered, 25000": partial(suite.scattered, 25_000, 6, 41),
+        "band of 9, 3500": partial(suite.banded, 3500, 4, 41),
+        "band of 101, 9900": partial(suite.banded, 9900, 50, 41),
+        "blocks of 3, 3696": partial(suite.block_mesh, 3, 28, 44),
+        "hidden blocks of 40, 4000": partial(suite.noisy_blocks, 4000, 40, shuffle=True, seed=41),
+        "MiniLM query, 55 %": lambda: suite.magnitude_pruned(
+            layers["L4.attention.self.query"], 0.55
+        ),
+        "MiniLM intermediate, 96 %": lambda: suite.magnitude_pruned(
+            layers["L1.intermediate.dense"], 0.96
+        ),
     }

@@ -38,6 +38,38 @@ def example(name: str) -> sp.csr_array:
     return clean(load_example(name)["A"])
 
 
+def airfoil_elasticity() -> sp.csr_array:
+    """Return linear elasticity on the mesh around the airfoil: blocks of two unknowns."""
+    from pyamg.gallery import linear_elasticity_p1, load_example
+
+    mesh = load_example("airfoil")
+    return clean(linear_elasticity_p1(mesh["vertices"], mesh["elements"])[0])
+
+
+def coarse(a: sp.csr_array) -> sp.csr_array:
+    """Return the second level of a multigrid hierarchy by smoothed aggregation."""
+    return clean(_hierarchy(a).levels[1].A)
+
+
+def prolongation(a: sp.csr_array) -> sp.csr_array:
+    """Return what leads from that level back to the first: tall, a few nonzeros a row."""
+    return clean(_hierarchy(a).levels[0].P)
+
+
+def _hierarchy(a: sp.csr_array):
+    from pyamg import smoothed_aggregation_solver
+
+    np.random.seed(0)  # by which pyamg estimates a spectral radius
+    return smoothed_aggregation_solver(sp.csr_matrix(a), max_levels=2)
+
+
+def laplacian(sides: tuple[int, ...], boundary: str) -> sp.csr_array:
+    """Return SciPy's Laplacian of a grid."""
+    from scipy.sparse.linalg import LaplacianNd
+
+    return clean(LaplacianNd(sides, boundary_conditions=boundary, dtype=np.float64).tosparse())
+
+
 def poisson(*sides: int) -> sp.csr_array:
     """Return the 5- or 7-point Laplacian of a grid."""
     from pyamg.gallery import poisson as gallery
