@@ -59,7 +59,7 @@ def prolongation(a: sp.csr_array) -> sp.csr_array:
 def _hierarchy(a: sp.csr_array):
     from pyamg import smoothed_aggregation_solver
 
-    np.random.seed(0)  # by which pyamg estimates a spectral radius
+    np.random.seed(0)  # noqa: NPY002 - by which pyamg estimates a spectral radius
     return smoothed_aggregation_solver(sp.csr_matrix(a), max_levels=2)
 
 
