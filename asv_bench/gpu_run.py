@@ -139,6 +139,11 @@ class Row:
         run = lambda: (peers.bsr(*self._operands(), sparsity, block), "")  # noqa: E731
         self._time(sparsity, f"BSR {block}", run)
 
+    def cusparse_bsr(self, sparsity: float, block: int) -> None:
+        """Time cuSPARSE's block-sparse product."""
+        run = lambda: (peers.cusparse_bsr(*self._operands(), sparsity, block), "")  # noqa: E731
+        self._time(sparsity, f"cuSPARSE BSR {block}", run)
+
     def csr(self, sparsity: float) -> None:
         """Time cuSPARSE's CSR product."""
         self._time(sparsity, "CSR", lambda: (peers.csr(*self._operands(), sparsity), ""))
@@ -161,6 +166,8 @@ def squares(table: Table) -> None:
             row.ours(sparsity, 128, sparse=False)
             for block in (32, 64, 128):
                 row.bsr(sparsity, block)
+            for block in (32, 64):
+                row.cusparse_bsr(sparsity, block)
             row.csr(sparsity)
 
 

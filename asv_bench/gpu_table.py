@@ -19,7 +19,7 @@ DOCS = HERE.parent / "docs"
 
 WAYS = (
     "TVW 256", "TVW 128", "TVW 64", "TVW 32", "TW 128", "cuSPARSELt 2:4", "BSR 32", "BSR 64",
-    "BSR 128", "CSR",
+    "BSR 128", "cuSPARSE BSR 32", "cuSPARSE BSR 64", "CSR",
 )  # fmt: skip
 SPARSITIES = ("0.5", "0.75", "0.875", "0.95")
 LAYER_WAYS = (
