@@ -28,6 +28,11 @@ LAYER_WAYS = (
 )  # fmt: skip
 
 
+BUSY = ("at work", "data pipe", "tensor cores")
+
+Counted = dict[tuple[str, str], dict[str, str]]
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -121,8 +126,11 @@ def _named(row: dict[str, str]) -> str:
     return row["what"] if share in (0, 1) else f"{row['what']}, {100 * share:g} %"
 
 
-def goals(rows: list[dict[str, str]]) -> str:
-    """Return what was aimed at, and what was measured at 4096^3 and 8192^3."""
+def goals(rows: list[dict[str, str]], counted: Counted) -> str:
+    """Return what was aimed at, what was measured at 4096^3 and 8192^3, and what limits it.
+
+    `counted` is what the profiler counted (`counts`); without it limits that it knows are "-".
+    """
     named = ("part", "rows", "cols", "n", "what", "sparsity")
     us = {tuple(r[name] for name in named): float(r["us"]) for r in rows}
 
@@ -135,32 +143,71 @@ def goals(rows: list[dict[str, str]]) -> str:
             cells.append("-" if theirs is None or mine is None else f"{theirs / mine:.2f}")
         return cells
 
-    lines = [
-        [f"over cuBLAS, {100 * float(s):g} %, {tvw}", aim, *over("cuBLAS", tvw, s, "0.0")]
-        for s, tvw, aim in (
-            ("0.5", "TVW 256", "1.6"), ("0.75", "TVW 128", "2.0"), ("0.75", "TVW 256", "2.5, 3.0"),
-            ("0.875", "TVW 256", "3.5, 5"), ("0.95", "TVW 256", "7, 10"),
-        )
-    ]  # fmt: skip
+    lines = []
+    for s, tile_rows, aim in (
+        ("0.5", 256, "1.6"), ("0.75", 128, "2.0"), ("0.75", 256, "2.5, 3.0"),
+        ("0.875", 256, "3.5, 5"), ("0.95", 256, "7, 10"),
+    ):  # fmt: skip
+        of = f"{100 * float(s):g} %, {tile_rows}"
+        limit = [busy(counted.get((f"{side}x{side}x{side}", of))) for side in (4096, 8192)]
+        if s == "0.95":
+            limit[0] = _stored(us) + "; " + limit[0]
+        found = over("cuBLAS", f"TVW {tile_rows}", s, "0.0")
+        lines.append([f"over cuBLAS, {of} rows", aim, *found, " / ".join(limit)])
     for other, aim in (("BSR 32", "5"), ("BSR 128", "1.8")):
         each = [over(other, "TVW 256", s) for s in SPARSITIES]
         both = [" / ".join(column) for column in zip(*each, strict=True)]
-        lines.append([f"over {other}, 50 / 75 / 87.5 / 95 %", aim, *both])
-    lines.append(["over CSR, 75 %", "100", *over("CSR", "TVW 256", "0.75")])
-    for shape in ("3072", "768"):
-        layer = ("layer", shape, {"3072": "768", "768": "3072"}[shape], "4096")
-        if (*layer, "cuBLAS", "0.0") in us:
-            best = min(us[(*layer, f"TVW {t}", "0.75")] for t in (128, 256))
-            cells = [f"{us[(*layer, 'cuBLAS', '0.0')] / best:.2f}", ""]
-            lines.append([f"over cuBLAS, BERT, {shape} rows, n = 4096, 75 %", "2.0", *cells])
+        lines.append([f"over {other}, 50 / 75 / 87.5 / 95 %", aim, *both, "as above"])
+    lines.append(["over CSR, 75 %", "100", *over("CSR", "TVW 256", "0.75"), ""])
+    for layer in (("3072", "768", "4096"), ("768", "3072", "4096")):
+        if ("layer", *layer, "cuBLAS", "0.0") in us:
+            best = min(us[("layer", *layer, f"TVW {t}", "0.75")] for t in (128, 256))
+            cells = [f"{us[('layer', *layer, 'cuBLAS', '0.0')] / best:.2f}", ""]
+            limit = [busy(counted.get(("x".join(layer), "75 %, 256")))]
+            lines.append([f"over cuBLAS, BERT, {'x'.join(layer)}, 75 %", "2.0", *cells, *limit])
     one = [us.get(("layer", "4096", "4096", "1", f"TVW {t}", "0.75")) for t in (128, 256)]
     if found := [time for time in one if time is not None]:
-        lines.append(["n = 1, 4096x4096, 75 %, us", "5", f"{min(found):.1f}", ""])
-    calls = [us[key] for key in us if key[0] == "host" and key[4] == "A @ X"]
-    if calls:
-        shown = " / ".join(f"{call:.1f}" for call in calls)
-        lines.append(["host time of `A @ X`, three sizes, us", "15", shown, ""])
-    return table(["", "goal", "4096^3", "8192^3"], lines)
+        limit = [_alone(us, counted)]
+        lines.append(["n = 1, 4096x4096, 75 %, us", "5", f"{min(found):.1f}", "", *limit])
+    sizes = [key[1:4] for key in us if key[0] == "host" and key[4] == "A @ X"]
+    if sizes:
+        calls, kernel, array = (
+            " / ".join(f"{us[('host', *size, what, '0.75')]:.1f}" for size in sizes)
+            for what in ("A @ X", "an empty kernel", "a new array")
+        )
+        limit = [f"an empty kernel {kernel}, a new array {array}"]
+        lines.append(["host time of `A @ X`, three sizes, us", "15", calls, "", *limit])
+    return table(["", "goal", "4096^3", "8192^3", "what limits it, measured"], lines)
+
+
+def busy(counts: dict[str, str] | None) -> str:
+    """Return how busy a product keeps the chip, as the profiler counts it."""
+    if counts is None:
+        return "-"
+    work, pipe, cores = (f"{float(counts[f'{of}, %']):.0f} %" for of in BUSY)
+    return f"at work {work}, data pipe {pipe}, tensor cores {cores}"
+
+
+def _stored(us: dict[tuple[str, ...], float]) -> str:
+    """Return how much of a product at 95 % is taken by storing Y."""
+    cube = ("parts", *("4096",) * 3)
+    zeros, whole = us.get((*cube, "zeros stored", "1.0")), us.get((*cube, "TVW 256", "0.95"))
+    if zeros is None or whole is None:
+        return "-"
+    return f"of {whole:.1f} us {zeros:.1f} store Y without a product"
+
+
+def _alone(us: dict[tuple[str, ...], float], counted: Counted) -> str:
+    """Return what a product with one vector cannot do without, and what it takes of memory."""
+    empty = us.get(("parts", "0", "0", "0", "empty kernel", "0.0"))
+    one = counted.get(("4096x4096x1", "75 %, 128"))
+    if empty is None or one is None:
+        return "-"
+    read, time = float(one["from memory, MB"]), float(one["us"])
+    return (
+        f"an empty kernel {empty:.1f} us; by the profiler's clock {time:.1f} us, in which "
+        f"{read:.1f} MB come at {read / time:.1f} TB/s"
+    )
 
 
 SHOWN = {
@@ -170,12 +217,19 @@ SHOWN = {
 }  # fmt: skip
 
 
+def counts(folder: Path) -> Counted:
+    """Return what `gpu_profile.py` counted, by size and by share pruned and height of tiles."""
+    profile = finished(folder).get("profile", "")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in profile.split("\n")]
+    return {(line[0], line[1]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
 def tables(folder: Path) -> dict[str, str]:
     """Return the tables of a run by name, in the order of the page."""
     rows = list(csv.DictReader((folder / "products.csv").read_text().splitlines()))
     found = {part: [r for r in rows if r["part"] == part] for part in SHOWN}
     shown = {part: SHOWN[part](of) for part, of in found.items() if of}
-    return {**shown, "goals": goals(rows)}
+    return {**shown, "goals": goals(rows, counts(folder))}
 
 
 def finished(folder: Path) -> dict[str, str]:
