@@ -1,9 +1,9 @@
 """What the profiler counts in our kernels: python asv_bench/gpu_profile.py [--out FOLDER]
 
 Needs a GPU, CuPy, PyTorch, and Nsight Compute (`ncu`) on the PATH. Prints a table: of each product
-its time and cycles; of the cycles, in how many a multiprocessor works on it at all; and of those,
-in how many its pipe to shared memory and its tensor cores are busy; what came from L2 and from
-memory. The caches are flushed before each pass, the clock is left alone.
+its time and cycles, which say its clock; of the cycles, in how many a multiprocessor works on it at
+all; and of those, in how many its pipe to shared memory and its tensor cores are busy; what came
+from L2 and from memory. The caches are flushed before each pass, the clock is left alone.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ def main() -> None:
     rows = []
     for product, (kernel, values) in zip(args.products, counted, strict=True):
         size, percent, tile_rows = product.split(":")
-        cells = [f"{values[name] * unit:.4g}" for name, unit in METRICS.values()]
+        us, cycles, *others = (values[name] * unit for name, unit in METRICS.values())
+        cells = [f"{value:.4g}" for value in (us, cycles, cycles / us / 1e3, *others)]
         rows.append([size, f"{percent} %, {tile_rows}", kernel, *cells])
-    made = table(["", "pruned, tile rows", "kernel", *METRICS], rows)
+    first, second, *rest = METRICS
+    made = table(["", "pruned, tile rows", "kernel", first, second, "GHz", *rest], rows)
     print(made)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

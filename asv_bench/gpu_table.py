@@ -1,9 +1,9 @@
 """The tables of the GPU run: python asv_bench/gpu_table.py [FOLDER] [--write]
 
 FOLDER holds the ``products.csv`` that `gpu_run.py` wrote, by default asv_bench/results/h200, the
-run that the pages show. With --write its tables and those that `gpu_ablations.py` and
-`gpu_profile.py` wrote beside it are put into docs/, each between a comment with its name and one
-that says "end", and two rows into the README.
+run that the pages show. With --write its tables and those that `gpu_ablations.py`, `gpu_items.py`
+and `gpu_profile.py` wrote beside it are put into docs/, each between a comment with its name and
+one that says "end", and two rows into the README.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ def busy(counts: dict[str, str] | None) -> str:
     if counts is None:
         return "-"
     work, pipe, cores = (f"{float(counts[f'{of}, %']):.0f} %" for of in BUSY)
-    return f"at work {work}, data pipe {pipe}, tensor cores {cores}"
+    clock = float(counts["cycles"]) / float(counts["us"]) / 1e3
+    return f"at work {work}, data pipe {pipe}, tensor cores {cores}, {clock:.2f} GHz"
 
 
 def _stored(us: dict[tuple[str, ...], float]) -> str:

@@ -95,7 +95,8 @@ def _sixteen_bits(place: Place) -> Iterator[Case]:
             if not sparse or dtype != FLOAT16:
                 continue
             yield _product(place, problem, config, fused=True)
-            yield _product(place, problem, config, single=True)
+            if getattr(config, "cluster", 1) == 1:
+                yield _product(place, problem, config, single=True)
             if isinstance(config, HopperConfig) and config.can_cut:
                 for fused in (False, True):
                     yield _product(place, problem, config, fused=fused, cut=2)
