@@ -209,6 +209,17 @@ def test_what_it_does_not_do_goes_to_other_kernels() -> None:
     assert launcher.kernels[0].config.kernel != BASE.kernel
 
 
+def test_strips_are_narrow_where_blocks_at_work_cover_a() -> None:
+    """As wide as makes all of A one round; not for unequal tiles, nor where A leaves the cache."""
+    even = slabs_of(pack(uniform(512, 256, 64, tile_rows=64, keep=0.5).storage))
+    assert even.strip(8, 32, 20, 1 << 20) == 4
+    assert even.strip(8, 32, 3, 1 << 20) == 3
+    assert even.strip(8, 4, 20, 1 << 20) == 1
+    assert even.strip(8, 32, 20, even.slabs.nbytes) == 20
+    unequal = slabs_of(pack(ragged(FLOAT16).storage))
+    assert unequal.strip(8, 32, 20, 1 << 20) == 20
+
+
 VARIANTS = [
     (i, activation)
     for i in range(len(SHIPPED[FLOAT16]))

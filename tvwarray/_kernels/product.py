@@ -168,10 +168,12 @@ def _run(
         work = slabs.work_list(height, tall, pieces.limit)
         config = replace(config, cut=pieces.counters > 0)
         n_blocks = -(-n_blocks // wide) * wide
-        strip = max(1, min(n_blocks // wide, strip // wide))
         # Its blocks take one item after another.
-        items = int(work.shape[0]) // tall * (n_blocks // wide)
+        entries = int(work.shape[0]) // tall
+        items = entries * (n_blocks // wide)
         at_once = min(items, device.multiprocessors // config.cluster)
+        strip = min(n_blocks // wide, strip // wide)
+        strip = slabs.strip(entries, at_once, strip, device.l2_bytes)
         following = slabs.following(config, pieces.limit, n_blocks // wide, strip, at_once)
         partials, arrived = memory.joined(pieces)
         read = operand.array
