@@ -172,8 +172,9 @@ def _run(
         entries = int(work.shape[0]) // tall
         items = entries * (n_blocks // wide)
         at_once = min(items, device.multiprocessors // config.cluster)
-        strip = min(n_blocks // wide, strip // wide)
-        strip = slabs.strip(entries, at_once, strip, device.l2_bytes)
+        strip = max(1, min(n_blocks // wide, strip // wide))
+        if not config.boxes:  # of boxes narrow strips were no faster
+            strip = slabs.strip(entries, at_once, strip, device.l2_bytes)
         following = slabs.following(config, pieces.limit, n_blocks // wide, strip, at_once)
         partials, arrived = memory.joined(pieces)
         read = operand.array
