@@ -28,6 +28,8 @@ SPARSITIES = (0.5, 0.75, 0.875, 0.95)
 LAYERS = ((1, 4096, 4096), (8, 4096, 4096), (128, 768, 3072), (512, 1024, 4096), (1024, 4096, 4096))
 """M, K, N: right-hand sides, columns and rows of A."""
 BUDGET = 0.6
+ASLEEP = 0.15
+"""Seconds after which OpenBLAS's threads no longer spin: 2**28 ticks of the time stamp counter."""
 
 Ways = dict[str, Callable[[], np.ndarray]]
 
@@ -44,17 +46,19 @@ def operands(m, k, n, sparsity, dtype, vector=(2, 4)):
     return A, x.astype(dtype)
 
 
-def ratios(ways: Ways) -> list[float]:
+def ratios(ways: Ways, pause: float = 0.0) -> list[float]:
     """Return how many times longer the others take than the first; all must agree.
 
     A way is called for 20 ms at a time: the caches hold what they can of it, not of the others.
+    Before each turn nothing runs for `pause` seconds.
     """
     first, *others = (np.asarray(way(), np.float64) for way in ways.values())
     for other in others:
         np.testing.assert_allclose(first, other, rtol=1e-3, atol=1e-3 * abs(first).max())
     calls = {name: calls_of(way) for name, way in ways.items()}
     turns = {name: repeated(way, calls[name]) for name, way in ways.items()}
-    found, (ours, *_) = measure(turns, budget=BUDGET).ratios, ways
+    budget = BUDGET + 15 * pause
+    found, (ours, *_) = measure(turns, budget=budget, pause=pause).ratios, ways
     return [found[name] * calls[ours] / calls[name] for name in ways][1:]
 
 
@@ -91,11 +95,19 @@ def shape(m: int, k: int, n: int) -> str:
     return f"{m} x {k} x {n}"
 
 
+DENSE_COLUMNS = ("one", "two", "spinning", "cold", "float64")
+
+
 def dense(only: list[int]) -> None:
-    """Print `x @ A.T` against NumPy; cold: operands are in no cache when a product begins."""
-    row("M x K x N", ["float32", "float32, two threads", "float32, cold", "float64"])
+    """Print `x @ A.T` against NumPy; cold: operands are in no cache when a product begins.
+
+    Two threads on both sides, each turn begun with OpenBLAS's asleep; and again with its threads
+    still spinning after their own turn, which takes a core of two from the other side.
+    """
+    titles = ("", ", two threads", ", two threads beside spinning ones", ", cold")
+    row("M x K x N", [*(f"float32{title}" for title in titles), "float64"])
     for layer in chosen(LAYERS, only):
-        found: dict[str, list[float]] = {name: [] for name in ("one", "two", "cold", "float64")}
+        found: dict[str, list[float]] = {name: [] for name in DENSE_COLUMNS}
         for s in SPARSITIES:
             for dtype in map(np.dtype, ("float32", "float64")):
                 A, x = operands(*layer, s, dtype)
@@ -106,7 +118,8 @@ def dense(only: list[int]) -> None:
                     continue
                 found["one"] += ratios(ways)
                 with threads(2):
-                    found["two"] += ratios(ways)
+                    found["two"] += ratios(ways, pause=ASLEEP)
+                    found["spinning"] += ratios(ways)
                 found["cold"].append(cold_ratio(*ways.values()))
         row(shape(*layer), [joined(each) for each in found.values()])
 

@@ -389,6 +389,13 @@ def test_contenders_take_turns():
     assert measure.measure(contenders, budget=1e-3).rounds >= 3
 
 
+def test_pauses_are_not_counted(monkeypatch):
+    slept = []
+    monkeypatch.setattr(measure, "sleep", slept.append)
+    measure.measure({"a": lambda: None, "b": lambda: None}, budget=0, pause=0.5)
+    assert slept == [0.5] * 6  # before each sample of three rounds
+
+
 def test_noise_is_mentioned():
     quiet = measure.Timing({}, {}, 3, 1.1)
     assert measure.noise_note([quiet]) == ""

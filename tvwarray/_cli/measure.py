@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, Final, NamedTuple
 
 import ml_dtypes
@@ -42,7 +42,11 @@ NOISY: Final = 1.5
 
 
 def measure(
-    contenders: Mapping[str, Callable[[], object]], *, budget: float, min_rounds: int = 3
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    budget: float,
+    min_rounds: int = 3,
+    pause: float = 0.0,
 ) -> Timing:
     """Time functions in turn.
 
@@ -55,6 +59,9 @@ def measure(
         Seconds to spend; rounds are added until they are over.
     min_rounds : int
         So many rounds are measured in any case.
+    pause : float
+        Seconds before each sample in which nothing runs and no clock counts: threads that another
+        contender left spinning have time to fall asleep.
     """
     names = list(contenders)
     repeats = {name: _repeats(run) for name, run in contenders.items()}
@@ -63,6 +70,8 @@ def measure(
     while rounds < min_rounds or (rounds < _MAX_ROUNDS and perf_counter() - start < budget):
         turn = rounds % len(names)
         for name in names[turn:] + names[:turn]:
+            if pause:
+                sleep(pause)
             samples[name].append(_sample(contenders[name], repeats[name]))
         rounds += 1
     times = {name: np.array(s) for name, s in samples.items()}
