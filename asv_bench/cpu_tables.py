@@ -1,6 +1,7 @@
 """The tables of docs/cpu.md: products of one CPU thread, in pairs with others.
 
-    python asv_bench/cpu_tables.py [dense] [array] [batches] [transposed] [types] [csr] [--only 1 8]
+    python asv_bench/cpu_tables.py [dense] [alternating] [array] [batches] [transposed] [types]
+                                   [csr] [--only 1 8]
 
 All take some minutes; --only those with so many right-hand sides. Wall time, medians, the ways to
 multiply in turns of 20 ms; one thread unless a column says two. Tiles hold 128 consecutive rows,
@@ -13,7 +14,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 import scipy.sparse as sp
@@ -124,6 +125,35 @@ def dense(only: list[int]) -> None:
         row(shape(*layer), [joined(each) for each in found.values()])
 
 
+def alternating(only: list[int]) -> None:
+    """Print how many percent longer a call takes after a dense product than after its like."""
+    row("M x K x N", ["one thread", "two threads"])
+    for layer in chosen(LAYERS[-2:], only):
+        costs: dict[int, list[float]] = {1: [], 2: []}
+        for s in SPARSITIES:
+            A, x = operands(*layer, s, np.dtype("float32"))
+            W = A.toarray()
+            for count, found in costs.items():
+                with threads(count):
+                    _ = x @ W.T
+                    sleep(ASLEEP)
+                    alone = seconds(lambda A=A, x=x: x @ A.T)
+                    after = seconds(lambda A=A, x=x: x @ A.T, lambda W=W, x=x: x @ W.T)
+                    found.append(100 * (after / alone - 1))
+        row(shape(*layer), [joined(round(cost) for cost in found) for found in costs.values()])
+
+
+def seconds(way: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Return the median time of a call, right after another one that does not count."""
+    times = []
+    for _ in range(11):
+        before()
+        start = perf_counter()
+        way()
+        times.append(perf_counter() - start)
+    return float(np.median(times))
+
+
 def array(only: list[int]) -> None:
     """Print the array backend's `A @ X` against NumPy: what runs where there is no compiler."""
     row("M x K x N", ["array backend"])
@@ -228,8 +258,8 @@ def csr(only: list[int]) -> None:
 
 
 TABLES = {
-    "dense": dense, "array": array, "batches": batches, "transposed": transposed, "types": types,
-    "csr": csr,
+    "dense": dense, "alternating": alternating, "array": array, "batches": batches,
+    "transposed": transposed, "types": types, "csr": csr,
 }  # fmt: skip
 
 
